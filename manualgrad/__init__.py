@@ -1,0 +1,27 @@
+"""manualgrad: dense layers whose backpropagation is written by hand."""
+
+from importlib.metadata import version
+
+from manualgrad.activations import Activation, activations
+from manualgrad.comparison import Comparison, compare
+from manualgrad.dense import Dense, dense
+from manualgrad.gradient_descent import GradientDescent
+from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.mlp import MLP
+
+
+__version__ = version("manualgrad")
+
+__all__ = [
+    "MLP",
+    "Activation",
+    "BinaryCrossEntropyLoss",
+    "Comparison",
+    "Dense",
+    "GradientDescent",
+    "QuadraticLoss",
+    "SoftmaxCrossEntropyLoss",
+    "activations",
+    "compare",
+    "dense",
+]

@@ -1,0 +1,239 @@
+"""Activation functions: sigma, and sigma' written by hand.
+
+sigma' is computed from the output a where that is possible (sigmoid: a (1 - a)), so that a layer need not keep z;
+otherwise from z. `product` is g * sigma' in one pass over memory: PyTorch's own backward kernel, which rounds as
+autograd does. The formula that it computes stands beside it, in `derivative`.
+
+The definitions are those of `torch.nn`; the derivatives are theirs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+aten = torch.ops.aten
+
+_built_in: dict[str, Activation] = {}
+_user_defined: dict[str, Activation] = {}
+activations: Mapping[str, Activation] = MappingProxyType(_built_in)
+
+
+class Activation:
+    """An activation function a = sigma(z) with its derivative sigma'(z), both elementwise.
+
+    `mg.Activation("cube", value=lambda z: z**3, derivative=lambda z: 3 * z**2)` can be used at once as an object, or by
+    name: `mg.Dense(2, 3, activation="cube")`. Making another one of the same name replaces it.
+
+    Args:
+        name: what it is called, and how a layer that uses it finds it again when it is unpickled.
+        value: z -> a, any shape; must not change z.
+        derivative: z -> sigma'(z), or a -> sigma'(z) if `from_output`; the shape and dtype of its argument.
+            Second derivatives are taken through it by autograd.
+        from_output: `derivative` and `product` are functions of a. Saves memory: the layer then does not keep z.
+        product: (g, z or a) -> g * sigma' (conj(sigma') if complex), where one kernel does both. Optional.
+        recipe: how pickle makes it again, as `object.__reduce__` returns it. By default: by its name.
+
+    Raises:
+        TypeError: the name is not a string, `value` or `derivative` cannot be called.
+        ValueError: the name is that of a built-in activation.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        value: Callable[[Tensor], Tensor],
+        derivative: Callable[[Tensor], Tensor],
+        *,
+        from_output: bool = False,
+        product: Callable[[Tensor, Tensor], Tensor] | None = None,
+        recipe: tuple[Callable[..., Activation], tuple] | None = None,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise TypeError(
+                f"Activation expected `name` to be a non-empty string, got {name!r}. Pass for example 'cube'."
+            )
+        for role, function, example in (("value", value, "z**3"), ("derivative", derivative, "3 * z**2")):
+            if not callable(function):
+                raise TypeError(
+                    f"Activation {name!r} expected `{role}` to be a function of a tensor, got {function!r}. "
+                    f"Pass for example {role}=lambda z: {example}."
+                )
+        if name in activations:
+            raise ValueError(f"Activation {name!r} is built in and cannot be redefined. Choose another name.")
+        self.name = name
+        self.value = value
+        self.derivative = derivative
+        self.from_output = from_output
+        self.product = product
+        self.recipe = recipe or (activation_named, (name,))
+        _user_defined[name] = self
+
+    def __repr__(self) -> str:
+        return f"Activation({self.name!r})"
+
+    def __reduce__(self) -> tuple[Callable[..., Activation], tuple]:
+        return self.recipe
+
+
+def activation_named(activation: str | Activation | None) -> Activation:
+    """The activation of that name; an `Activation` is returned as it is, None is the identity.
+
+    Raises:
+        ValueError: nothing is known by that name. The message lists what is.
+        TypeError: neither a name nor an `Activation`.
+    """
+    if activation is None:
+        return identity
+    if isinstance(activation, Activation):
+        return activation
+    if not isinstance(activation, str):
+        raise TypeError(
+            f"Expected `activation` to be a name, an Activation or None, got {activation!r}. "
+            "Pass for example 'relu', or wrap a function: mg.Activation(name, value=..., derivative=...)."
+        )
+    found = _built_in.get(activation) or _user_defined.get(activation)
+    if found is None:
+        known = ", ".join([*_built_in, *_user_defined])
+        raise ValueError(
+            f"Unknown activation {activation!r}. Known: {known}. "
+            f"Define your own with mg.Activation({activation!r}, value=..., derivative=...)."
+        )
+    return found
+
+
+def _step(x: Tensor) -> Tensor:
+    """1 where x > 0, else 0."""
+    return (x > 0).to(x.dtype)
+
+
+def _gelu_derivative(z: Tensor) -> Tensor:
+    """Phi(z) + z phi(z), the normal distribution and its density: gelu(z) = z Phi(z)."""
+    density = torch.exp(-0.5 * z * z) / math.sqrt(2 * math.pi)
+    return torch.special.ndtr(z) + z * density
+
+
+def _gelu_tanh_derivative(z: Tensor) -> Tensor:
+    """gelu_tanh(z) = z/2 (1 + t), t = tanh(sqrt(2/pi) (z + 0.044715 z^3)); so (1 + t)/2 + z/2 (1 - t^2) inner'(z)."""
+    scale = math.sqrt(2 / math.pi)
+    t = torch.tanh(scale * (z + 0.044715 * z**3))
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * scale * (1 + 3 * 0.044715 * z * z)
+
+
+def _silu_derivative(z: Tensor) -> Tensor:
+    """silu(z) = z s, s = sigmoid(z); so s + z s (1 - s)."""
+    s = torch.sigmoid(z)
+    return s * (1 + z * (1 - s))
+
+
+def leaky_relu(negative_slope: float = 0.01) -> Activation:
+    """max(z, 0) + negative_slope * min(z, 0). sigma' is negative_slope for z <= 0, else 1."""
+    from_output = negative_slope > 0  # then a and z have the same sign
+
+    def derivative(x: Tensor) -> Tensor:
+        return torch.where(x > 0, 1.0, negative_slope).to(x.dtype)
+
+    return Activation(
+        f"leaky_relu({negative_slope:g})",
+        value=partial(F.leaky_relu, negative_slope=negative_slope),
+        derivative=derivative,
+        from_output=from_output,
+        product=lambda g, x: aten.leaky_relu_backward(g, x, negative_slope, from_output),
+        recipe=(leaky_relu, (negative_slope,)),
+    )
+
+
+def elu(alpha: float = 1.0) -> Activation:
+    """z for z > 0, else alpha (e^z - 1). sigma' is 1, or alpha e^z = a + alpha."""
+    from_output = alpha >= 0  # then a and z have the same sign
+
+    def derivative(x: Tensor) -> Tensor:
+        return torch.where(x > 0, 1.0, x + alpha if from_output else alpha * torch.exp(x.clamp(max=0))).to(x.dtype)
+
+    return Activation(
+        f"elu({alpha:g})",
+        value=partial(F.elu, alpha=alpha),
+        derivative=derivative,
+        from_output=from_output,
+        product=lambda g, x: aten.elu_backward(g, alpha, 1.0, 1.0, from_output, x),
+        recipe=(elu, (alpha,)),
+    )
+
+
+def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
+    """log(1 + e^(beta z)) / beta, and z itself where beta z > threshold. sigma' is sigmoid(beta z), or 1."""
+
+    def derivative(z: Tensor) -> Tensor:
+        return torch.where(beta * z > threshold, 1.0, torch.sigmoid(beta * z)).to(z.dtype)
+
+    return Activation(
+        f"softplus({beta:g}, {threshold:g})",
+        value=partial(F.softplus, beta=beta, threshold=threshold),
+        derivative=derivative,
+        product=lambda g, z: aten.softplus_backward(g, z, beta, threshold),
+        recipe=(softplus, (beta, threshold)),
+    )
+
+
+def _build_in(name: str, activation: Activation) -> Activation:
+    del _user_defined[activation.name]
+    activation.name = name
+    activation.recipe = (activation_named, (name,))
+    _built_in[name] = activation
+    return activation
+
+
+identity = _build_in(
+    "identity", Activation("identity", value=lambda z: z, derivative=torch.ones_like, from_output=True)
+)
+_build_in(
+    "relu",
+    Activation(
+        "relu",
+        value=F.relu,
+        derivative=_step,
+        from_output=True,
+        product=lambda g, a: aten.threshold_backward(g, a, 0),
+    ),
+)
+_build_in("leaky_relu", leaky_relu())
+_build_in("elu", elu())
+_build_in(
+    "sigmoid",
+    Activation(
+        "sigmoid",
+        value=torch.sigmoid,
+        derivative=lambda a: a * (1 - a),
+        from_output=True,
+        product=aten.sigmoid_backward,
+    ),
+)
+_build_in(
+    "tanh",
+    Activation(
+        "tanh",
+        value=torch.tanh,
+        derivative=lambda a: 1 - a * a,
+        from_output=True,
+        product=aten.tanh_backward,
+    ),
+)
+_build_in("softplus", softplus())
+_build_in("gelu", Activation("gelu", value=F.gelu, derivative=_gelu_derivative, product=aten.gelu_backward))
+_build_in(
+    "gelu_tanh",
+    Activation(
+        "gelu_tanh",
+        value=partial(F.gelu, approximate="tanh"),
+        derivative=_gelu_tanh_derivative,
+        product=partial(aten.gelu_backward, approximate="tanh"),
+    ),
+)
+_build_in("silu", Activation("silu", value=F.silu, derivative=_silu_derivative, product=aten.silu_backward))

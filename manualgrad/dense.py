@@ -1,0 +1,216 @@
+"""A dense layer a = sigma(w a_below + b) whose backward pass is written by hand.
+
+`DenseFunction` tells autograd which equation to use for what; `dense` checks its arguments and calls it; `Dense` is the
+module, an `nn.Linear` with an activation. Shapes: n features in, m out, weight (m, n), bias (m,), input (..., n).
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manualgrad import equations
+from manualgrad.activations import Activation, activation_named, identity
+from manualgrad.reference import is_by_autograd
+
+
+class DenseFunction(torch.autograd.Function):
+    """a = sigma(w a_below + b), differentiated by `manualgrad.equations`.
+
+    It keeps for the backward pass only what that will use: a_below for dC/dw, w for dC/da_below, and a, or else z, for
+    sigma'. Where sigma' needs z, z is a second output: second derivatives then reach it through autograd.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        a_below: Tensor,  # (..., n)
+        weight: Tensor,  # (m, n)
+        bias: Tensor | None,  # (m,)
+        activation: Activation,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        if weight.dtype != a_below.dtype:  # autocast: `dense` has cast the input only
+            weight, bias = weight.to(a_below.dtype), None if bias is None else bias.to(a_below.dtype)
+        z = equations.weighted_sum(a_below, weight, bias)
+        a = activation.value(z)
+        return a if activation.from_output else (a, z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        a_below, weight, _, activation = inputs
+        needs_a_below, needs_weight, _, _ = ctx.needs_input_grad
+        kept = None if activation is identity else output if activation.from_output else output[1]
+        ctx.activation = activation
+        ctx.device_type = a_below.device.type
+        ctx.set_materialize_grads(False)
+        ctx.save_for_backward(a_below if needs_weight else None, weight if needs_a_below else None, kept)
+
+    @staticmethod
+    def backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None = None) -> tuple:
+        if cost_gradient is None and z_gradient is None:
+            return None, None, None, None
+        a_below, weight, kept = ctx.saved_tensors
+        needs_a_below, needs_weight, needs_bias, _ = ctx.needs_input_grad
+        a_below_gradient = weight_gradient = bias_gradient = None
+        with _without_autocast(ctx.device_type):
+            delta = _delta(cost_gradient, z_gradient, ctx.activation, kept)
+            if needs_a_below:
+                a_below_gradient = equations.backpropagated_error(weight.to(delta.dtype), delta)
+            if needs_weight:
+                weight_gradient = equations.weight_gradient(rows(delta), rows(a_below))
+            if needs_bias:
+                bias_gradient = equations.bias_gradient(rows(delta))
+        return a_below_gradient, weight_gradient, bias_gradient, None
+
+
+def _delta(
+    cost_gradient: Tensor | None, z_gradient: Tensor | None, activation: Activation, kept: Tensor | None
+) -> Tensor:
+    """dC/dz: through a, and also directly where z itself is used (only in second derivatives)."""
+    if cost_gradient is None:
+        assert z_gradient is not None
+        return z_gradient
+    delta = equations.output_error(cost_gradient, activation, kept)
+    return delta if z_gradient is None else delta + z_gradient
+
+
+def rows(x: Tensor) -> Tensor:
+    """x (..., k) as a matrix (r, k): every leading axis counts as batch; a vector is a batch of one."""
+    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
+
+
+def dense(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, activation: str | Activation | None = None
+) -> Tensor:
+    """sigma(input @ weight.T + bias), with a backward pass written by hand (`manualgrad.equations`).
+
+    Args:
+        input: (..., n), any number of leading axes, also none and also empty ones.
+        weight: (m, n).
+        bias: (m,) or None.
+        activation: a name from `mg.activations`, an `Activation`, or None for the identity.
+
+    Returns:
+        (..., m), in the dtype of `input`: floating point or complex. Under `torch.autocast`, in autocast's dtype.
+        Gradients are sums over the leading axes, as autograd's are.
+
+    Raises:
+        ValueError: the shapes do not fit, or the activation is unknown.
+        TypeError: `input` is not a floating point or complex tensor of the dtype of `weight`.
+    """
+    if not isinstance(activation, Activation):
+        activation = activation_named(activation)
+    if is_by_autograd():
+        return activation.value(nn.functional.linear(input, weight, bias))
+    if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type) and _is_castable(weight):
+        if _is_castable(
+            input
+        ):  # as autocast does for a linear layer; the weight is cast inside, so that it stays a leaf
+            input = input.to(torch.get_autocast_dtype(input.device.type))
+        _check(input, weight, bias, weight_dtype=input.dtype)
+        with _without_autocast(input.device.type):
+            return _apply(input, weight, bias, activation)
+    _check(input, weight, bias, weight_dtype=weight.dtype)
+    return _apply(input, weight, bias, activation)
+
+
+def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
+    if not torch.is_grad_enabled():  # nothing to differentiate: a plain linear layer, for inference and export
+        output = DenseFunction.forward(input, weight, bias, activation)
+    else:
+        output = DenseFunction.apply(input, weight, bias, activation)
+    return output if isinstance(output, Tensor) else output[0]
+
+
+def _is_castable(x: Tensor) -> bool:
+    """Whether autocast lowers this tensor's precision: it leaves float64, complex and integers alone."""
+    return x.is_floating_point() and x.dtype != torch.float64
+
+
+def _without_autocast(device_type: str) -> Any:
+    """The layer chooses its own dtypes; autocast, where it is on, must not choose again inside."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
+
+
+def _check(input: Tensor, weight: Tensor, bias: Tensor | None, weight_dtype: torch.dtype) -> None:
+    """Raises what `dense` documents, before anything is computed."""
+    if not isinstance(input, Tensor):
+        raise TypeError(
+            f"A dense layer expected a torch.Tensor as input, got {type(input).__name__}. Convert it with torch.as_tensor(input)."
+        )
+    if weight.dim() != 2:
+        raise ValueError(
+            f"A dense layer expected a weight of shape (features out, features in), got {tuple(weight.shape)}. "
+            "Reshape it to two dimensions."
+        )
+    features_out, features_in = weight.shape
+    layer = f"A dense layer of {features_in} features in and {features_out} out"
+    if input.dim() == 0 or input.size(-1) != features_in:
+        raise ValueError(
+            f"{layer} expected an input of shape (..., {features_in}), got {tuple(input.shape)}. "
+            "Change the input's last dimension or make the layer of that size."
+        )
+    if input.dtype != weight_dtype:
+        raise TypeError(
+            f"{layer} expected an input of its weight's dtype {weight_dtype}, got {input.dtype}. "
+            f"Convert the input with input.to({weight_dtype}) or the layer with layer.to(...)."
+        )
+    if bias is not None and (bias.dim() != 1 or bias.size(0) != features_out):
+        raise ValueError(
+            f"{layer} expected a bias of shape ({features_out},), got {tuple(bias.shape)}. Give one bias for each feature out."
+        )
+
+
+class Dense(nn.Linear):
+    """An `nn.Linear` with an activation, differentiated by hand: a = sigma(w a_below + b).
+
+    Same parameters, initialisation and state dict keys as `nn.Linear`; `isinstance(layer, nn.Linear)` holds.
+
+    Args:
+        in_features: n, the size of the input's last axis.
+        out_features: m, the size of the output's.
+        bias: whether there is a b.
+        activation: a name from `mg.activations`, an `Activation`, or None for the identity.
+        device, dtype: of the parameters.
+
+    Shapes: input (..., n), weight (m, n), bias (m,) -> output (..., m). Raises what `dense` raises.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        activation: str | Activation | None = None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        sigma = activation_named(activation)  # an unknown name fails before anything is allocated
+        super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
+        self.activation = sigma
+
+    @classmethod
+    def from_linear(cls, linear: nn.Linear, activation: str | Activation | None = None) -> Dense:
+        """A `Dense` that shares the Parameters of `linear` (the same objects), its training flag and nothing else.
+
+        Raises:
+            TypeError: `linear` is not an `nn.Linear`.
+        """
+        if not isinstance(linear, nn.Linear):
+            raise TypeError(
+                f"Dense.from_linear expected an nn.Linear, got {type(linear).__name__}. Pass the linear layer itself."
+            )
+        layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation, device="meta")
+        layer.weight, layer.bias = linear.weight, linear.bias
+        return layer.train(linear.training)
+
+    def forward(self, input: Tensor) -> Tensor:
+        return dense(input, self.weight, self.bias, self.activation)
+
+    def extra_repr(self) -> str:
+        plain = super().extra_repr()
+        return plain if self.activation is identity else f"{plain}, activation={self.activation.name!r}"

@@ -1,0 +1,93 @@
+"""The four equations of backpropagation, by hand, on plain tensors. This file is all of the maths.
+
+Symbols, as in the text they come from (Nielsen, *Neural Networks and Deep Learning*, chapter 2):
+
+    a       activation of a layer: what it hands on; of the layer below: what it is given
+    z       weighted sum: z = w a + b
+    sigma   activation function: a = sigma(z)
+    C       cost, the mean over the batch
+    delta   error of a layer: dC/dz
+    eta     learning rate
+
+    delta^L = dC/da^L * sigma'(z^L)                       output error
+    delta^l = ((w^{l+1})^T delta^{l+1}) * sigma'(z^l)     backpropagated error
+    dC/dw^l = delta^l (a^{l-1})^T,   dC/db^l = delta^l    gradients
+    w^l    := w^l - eta dC/dw^l                           gradient descent
+
+The text writes one example as a column; PyTorch keeps a batch of r examples as rows. So each formula stands here
+transposed: w a is `a @ w.T`, w^T delta is `delta @ w`, and delta a^T, summed over the batch, is `delta.T @ a`.
+
+Shapes: r rows (examples), n features in, m features out; weight (m, n), bias (m,). Every function takes floating point
+or complex tensors of one dtype, returns a new tensor of that dtype and changes nothing, unless `out` says where to write.
+For complex tensors the gradient is PyTorch's, the conjugate Wirtinger derivative: what is transposed is also conjugated.
+The mean over the batch is taken once, in dC/da^L; after that gradients are sums over the rows.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+if TYPE_CHECKING:
+    from manualgrad.activations import Activation
+
+
+def weighted_sum(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """z = w a + b.
+
+    a (..., n), weight (m, n), bias (m,) or None -> z (..., m).
+    """
+    return F.linear(a, weight, bias)
+
+
+def output_error(cost_gradient: Tensor, activation: Activation, kept: Tensor | None) -> Tensor:
+    """delta = dC/da * sigma'(z), element by element.
+
+    cost_gradient (..., m) is dC/da; `kept` (..., m) is what sigma' is computed from: a if `activation.from_output`,
+    else z (None for the identity, whose sigma' is 1) -> delta (..., m).
+    """
+    if kept is None:
+        return cost_gradient
+    if activation.product is not None and not torch.is_grad_enabled():  # not every kernel can be differentiated again
+        return activation.product(cost_gradient, kept)  # the same product, in one pass over memory
+    derivative = activation.derivative(kept)
+    return cost_gradient * (derivative.conj() if derivative.is_complex() else derivative)
+
+
+def backpropagated_error(weight: Tensor, delta: Tensor) -> Tensor:
+    """dC/da of the layer below: w^T delta.
+
+    weight (m, n), delta (..., m) -> (..., n). Times sigma'(z) of the layer below, which is `output_error` once more,
+    it is that layer's delta. The equation's two factors stand apart because each layer knows only its own sigma.
+    """
+    return torch.matmul(delta, weight.conj() if weight.is_complex() else weight)
+
+
+def weight_gradient(delta: Tensor, a: Tensor) -> Tensor:
+    """dC/dw = delta a^T, summed over the rows.
+
+    delta (r, m), a (r, n) -> (m, n).
+    """
+    return torch.mm(delta.t(), a.conj() if a.is_complex() else a)
+
+
+def bias_gradient(delta: Tensor) -> Tensor:
+    """dC/db = delta, summed over the rows.
+
+    delta (r, m) -> (m,).
+    """
+    return delta.sum(0)
+
+
+def descent(w: Tensor, gradient: Tensor, eta: float | Tensor, out: Tensor | None = None) -> Tensor:
+    """w - eta * gradient: one step downhill.
+
+    w and gradient of one shape, eta a number or a one-element tensor -> the new w; `out=w` writes it in place.
+    """
+    if isinstance(eta, Tensor):  # stays on its device: reading it would stall the GPU and break a captured graph
+        return torch.addcmul(w, gradient, eta, value=-1, out=out)
+    return torch.add(w, gradient, alpha=-eta, out=out)

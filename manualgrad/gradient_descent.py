@@ -1,0 +1,144 @@
+"""Gradient descent: w := w - eta * gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim.optimizer import Optimizer, ParamsT
+
+from manualgrad.equations import descent
+
+
+class GradientDescent(Optimizer):
+    r"""Gradient descent, with `torch.optim.SGD`'s options, arithmetic and state dict.
+
+        g := dC/dw (negated if `maximize`) + weight_decay * w
+        v := momentum * v + (1 - dampening) * g        (the first v is g)
+        w := w - lr * g      without momentum
+        w := w - lr * v      with momentum
+        w := w - lr * (g + momentum * v)    nesterov
+
+    Args:
+        params: parameters, (name, parameter) pairs, or dicts of them with options of their own (param groups).
+        lr: eta, the learning rate: a number >= 0 or a one-element tensor. Required, here or in every param group.
+        momentum: in [0, 1].
+        dampening: how much less the newest gradient counts in v.
+        weight_decay: >= 0.
+        nesterov: look ahead along v; needs momentum and no dampening.
+        maximize: climb instead of descend.
+
+    The state of a parameter is v, under SGD's key `momentum_buffer`: state dicts load both ways. `p.grad` is never changed.
+
+    Raises:
+        ValueError: an option out of range, naming it; no parameters.
+        TypeError: no learning rate.
+    """
+
+    def __init__(
+        self,
+        params: ParamsT,
+        lr: float | Tensor | None = None,
+        momentum: float = 0,
+        dampening: float = 0,
+        weight_decay: float = 0,
+        nesterov: bool = False,
+        *,
+        maximize: bool = False,
+    ) -> None:
+        defaults = {
+            "lr": lr,
+            "momentum": momentum,
+            "dampening": dampening,
+            "weight_decay": weight_decay,
+            "nesterov": nesterov,
+            "maximize": maximize,
+            # SGD's choices of implementation. There is one here; the keys are kept so that state dicts interchange.
+            "foreach": None,
+            "differentiable": False,
+            "fused": None,
+        }
+        super().__init__(params, defaults)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add parameters with options of their own. Raises as the constructor does."""
+        if isinstance(param_group, dict):
+            _check_options({**self.defaults, **param_group})
+        super().add_param_group(param_group)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        for group in self.param_groups:  # written by a release of torch that lacked the key
+            for key in ("nesterov", "maximize", "differentiable"):
+                group.setdefault(key, False)
+            for key in ("foreach", "fused"):
+                group.setdefault(key, None)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step on every parameter that has a gradient.
+
+        Args:
+            closure: computes the loss and its gradients anew, and returns the loss.
+
+        Returns:
+            What the closure returned, or None.
+        """
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            for w in group["params"]:
+                if w.grad is not None:
+                    self._descend(w, w.grad, group)
+        return loss
+
+    def _descend(self, w: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        if group["maximize"]:
+            gradient = -gradient
+        if group["weight_decay"] != 0:
+            gradient = gradient.add(w, alpha=group["weight_decay"])
+        if group["momentum"] != 0:
+            gradient = self._with_momentum(w, gradient, group)
+        descent(w, gradient, eta=group["lr"], out=w)  # w := w - eta * gradient
+
+    def _with_momentum(self, w: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
+        momentum, state = group["momentum"], self.state[w]
+        velocity = state.get("momentum_buffer")
+        if velocity is None:
+            velocity = state["momentum_buffer"] = gradient.detach().clone()
+        else:
+            velocity.mul_(momentum).add_(gradient, alpha=1 - group["dampening"])
+        return gradient.add(velocity, alpha=momentum) if group["nesterov"] else velocity
+
+
+def _check_options(options: dict[str, Any]) -> None:
+    """The options of one param group. The first words of each sentence are `torch.optim.SGD`'s."""
+    lr, momentum, weight_decay = options["lr"], options["momentum"], options["weight_decay"]
+    if lr is None:
+        raise TypeError(
+            "GradientDescent expected a learning rate `lr`, got none. "
+            "Pass for example GradientDescent(model.parameters(), lr=0.1), or an lr in every param group."
+        )
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(
+            f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}. Give each param group an lr of its own."
+        )
+    if not 0 <= lr < float("inf"):  # NaN fails both
+        raise ValueError(f"Invalid learning rate: {lr}. Expected a finite number >= 0, for example lr=0.1.")
+    if not 0 <= momentum <= 1:
+        raise ValueError(
+            f"Invalid momentum value: {momentum}. Expected a number from 0 to 1, for example momentum=0.9."
+        )
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(
+            f"Invalid weight_decay value: {weight_decay}. Expected a finite number >= 0, for example weight_decay=1e-4."
+        )
+    if options["nesterov"] and (momentum <= 0 or options["dampening"] != 0):
+        raise ValueError(
+            "Nesterov momentum requires a momentum and zero dampening, "
+            f"got momentum={momentum} and dampening={options['dampening']}. Pass for example momentum=0.9, dampening=0."
+        )
