@@ -5,7 +5,10 @@ from importlib.metadata import version
 from manualgrad.activations import Activation, activations
 from manualgrad.comparison import Comparison, compare
 from manualgrad.dense import Dense, dense
+from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored_operations import FactorsLostWarning, forbid_densify
 from manualgrad.gradient_descent import GradientDescent
+from manualgrad.keep_factored import keep_factored
 from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.mlp import MLP
 
@@ -18,10 +21,14 @@ __all__ = [
     "BinaryCrossEntropyLoss",
     "Comparison",
     "Dense",
+    "FactoredGradient",
+    "FactorsLostWarning",
     "GradientDescent",
     "QuadraticLoss",
     "SoftmaxCrossEntropyLoss",
     "activations",
     "compare",
     "dense",
+    "forbid_densify",
+    "keep_factored",
 ]

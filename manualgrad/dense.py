@@ -6,14 +6,18 @@ module, an `nn.Linear` with an activation. Shapes: n features in, m out, weight 
 
 from __future__ import annotations
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 
 from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
+from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.keep_factored import is_wanted
 from manualgrad.reference import is_by_autograd
 
 
@@ -46,6 +50,9 @@ class DenseFunction(torch.autograd.Function):
         kept = None if activation is identity else output if activation.from_output else output[1]
         ctx.activation = activation
         ctx.device_type = a_below.device.type
+        ctx.weight_dtype = weight.dtype
+        ctx.may_keep_factors = needs_weight and _may_keep_factors(weight)
+        ctx.rows_per_sample = max(1, math.prod(a_below.shape[1:-1]))
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(a_below if needs_weight else None, weight if needs_a_below else None, kept)
 
@@ -61,10 +68,42 @@ class DenseFunction(torch.autograd.Function):
             if needs_a_below:
                 a_below_gradient = equations.backpropagated_error(weight.to(delta.dtype), delta)
             if needs_weight:
-                weight_gradient = equations.weight_gradient(rows(delta), rows(a_below))
+                weight_gradient = _weight_gradient(rows(delta), rows(a_below), ctx)
             if needs_bias:
                 bias_gradient = equations.bias_gradient(rows(delta))
         return a_below_gradient, weight_gradient, bias_gradient, None
+
+
+# Below this many entries a dense gradient is faster: Python's dispatch costs more than passing over the weight.
+SMALLEST_FACTORED_WEIGHT = 0
+
+
+def _may_keep_factors(weight: Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and weight.numel() >= SMALLEST_FACTORED_WEIGHT
+        and weight.is_leaf
+        and weight.is_floating_point()
+        and is_wanted(weight)
+    )
+
+
+def _weight_gradient(delta: Tensor, a: Tensor, ctx: Any) -> Tensor:
+    """dC/dw: its factors where the weight's optimizer asked for them and they are smaller than the product, else dense."""
+    (r, m), n = delta.shape, a.size(1)
+    if ctx.may_keep_factors and r * (m + n) < m * n and _is_plain_backward(delta, a):
+        return FactoredGradient(delta, a, ctx.weight_dtype, rows_per_sample=ctx.rows_per_sample)
+    return equations.weight_gradient(delta, a)
+
+
+def _is_plain_backward(delta: Tensor, a: Tensor) -> bool:
+    """First order, eager, on plain tensors. Everything else differentiates through the gradient or transforms it."""
+    return (
+        not torch.is_grad_enabled()
+        and type(delta) is type(a) is Tensor
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
 
 
 def _delta(

@@ -75,6 +75,24 @@ def weight_gradient(delta: Tensor, a: Tensor) -> Tensor:
     return torch.mm(delta.t(), a.conj() if a.is_complex() else a)
 
 
+def add_weight_gradient(target: Tensor, delta: Tensor, a: Tensor, alpha: float = 1.0, beta: float = 1.0) -> Tensor:
+    """target := beta target + alpha dC/dw, in place: one matrix product that reads and writes the target once.
+
+    target (m, n), delta (r, m), a (r, n) -> target. With target = w and alpha = -eta it is gradient descent without dC/dw
+    ever being written down.
+    """
+    return target.addmm_(delta.t(), a, beta=beta, alpha=alpha)
+
+
+def inner_products(delta: Tensor, a: Tensor, other_delta: Tensor, other_a: Tensor) -> Tensor:
+    """The inner product of two gradients from their factors: the sum of (delta other_delta^T) * (a other_a^T).
+
+    delta (..., r, m), a (..., r, n), other_delta (..., s, m), other_a (..., s, n) -> (...). With itself it is |dC/dw|^2, from
+    matrices of only (r, r). Entries of both signs cancel in the sum: take it in float64.
+    """
+    return torch.sum((delta @ other_delta.mT) * (a @ other_a.mT), dim=(-2, -1))
+
+
 def bias_gradient(delta: Tensor) -> Tensor:
     """dC/db = delta, summed over the rows.
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from manualgrad.equations import descent
+from manualgrad.keep_factored import request
+from manualgrad.update_rule import update
 
 
 class GradientDescent(Optimizer):
@@ -29,6 +30,7 @@ class GradientDescent(Optimizer):
         weight_decay: >= 0.
         nesterov: look ahead along v; needs momentum and no dampening.
         maximize: climb instead of descend.
+        factored: let `Dense` hand over dC/dw as its factors where that saves memory (`FactoredGradient`).
 
     The state of a parameter is v, under SGD's key `momentum_buffer`: state dicts load both ways. `p.grad` is never changed.
 
@@ -47,7 +49,9 @@ class GradientDescent(Optimizer):
         nesterov: bool = False,
         *,
         maximize: bool = False,
+        factored: bool = True,
     ) -> None:
+        self.factored = factored
         defaults = {
             "lr": lr,
             "momentum": momentum,
@@ -67,6 +71,16 @@ class GradientDescent(Optimizer):
         if isinstance(param_group, dict):
             _check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
+        self._request_factors()
+
+    def _request_factors(self) -> None:
+        if self.factored:
+            for group in self.param_groups:
+                for w in group["params"]:
+                    request(w, by=self)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "factored": self.factored}  # the base class keeps only what it knows
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
@@ -75,6 +89,7 @@ class GradientDescent(Optimizer):
                 group.setdefault(key, False)
             for key in ("foreach", "fused"):
                 group.setdefault(key, None)
+        self._request_factors()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -92,27 +107,13 @@ class GradientDescent(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for w in group["params"]:
-                if w.grad is not None:
-                    self._descend(w, w.grad, group)
+                if w.grad is None:
+                    continue
+                velocity = self.state[w].get("momentum_buffer") if group["momentum"] != 0 else None
+                velocity = update(w, w.grad, velocity, group)  # w := w - eta * gradient
+                if velocity is not None:
+                    self.state[w]["momentum_buffer"] = velocity
         return loss
-
-    def _descend(self, w: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
-        if group["maximize"]:
-            gradient = -gradient
-        if group["weight_decay"] != 0:
-            gradient = gradient.add(w, alpha=group["weight_decay"])
-        if group["momentum"] != 0:
-            gradient = self._with_momentum(w, gradient, group)
-        descent(w, gradient, eta=group["lr"], out=w)  # w := w - eta * gradient
-
-    def _with_momentum(self, w: Tensor, gradient: Tensor, group: dict[str, Any]) -> Tensor:
-        momentum, state = group["momentum"], self.state[w]
-        velocity = state.get("momentum_buffer")
-        if velocity is None:
-            velocity = state["momentum_buffer"] = gradient.detach().clone()
-        else:
-            velocity.mul_(momentum).add_(gradient, alpha=1 - group["dampening"])
-        return gradient.add(velocity, alpha=momentum) if group["nesterov"] else velocity
 
 
 def _check_options(options: dict[str, Any]) -> None:

@@ -1,0 +1,78 @@
+"""The update of one parameter: from a dense gradient as `torch.optim.SGD` computes it, and from the factors of one.
+
+    g := dC/dw (negated if maximize) + weight_decay * w
+    v := momentum * v + (1 - dampening) * g        (the first v is g)
+    w := w - lr * g,   w - lr * v  with momentum,   w - lr * (g + momentum * v)  with nesterov
+"""
+
+from __future__ import annotations
+
+from typing import TypedDict
+
+from torch import Tensor
+
+from manualgrad.equations import descent
+from manualgrad.factored_gradient import FactoredGradient
+
+
+class Options(TypedDict):
+    """The part of a param group that the rule reads."""
+
+    lr: float | Tensor
+    momentum: float
+    dampening: float
+    weight_decay: float
+    nesterov: bool
+    maximize: bool
+
+
+def update(w: Tensor, gradient: Tensor, velocity: Tensor | None, options: Options) -> Tensor | None:
+    """Change w, and v if there is one, in place; the gradient stays as it is.
+
+    w, gradient, velocity (...), all of one shape. Returns v: None without momentum, else a tensor made in the first step.
+    """
+    if isinstance(gradient, FactoredGradient):
+        if not gradient.is_dense:
+            return _update_from_factors(w, gradient, velocity, options)
+        gradient = gradient.densify()
+    lr, momentum = _number(options["lr"]), options["momentum"]
+    if options["maximize"]:
+        gradient = -gradient
+    if options["weight_decay"] != 0:
+        gradient = gradient.add(w, alpha=options["weight_decay"])
+    if momentum != 0:
+        if velocity is None:
+            velocity = gradient.detach().clone()
+        else:
+            velocity.mul_(momentum).add_(gradient, alpha=1 - options["dampening"])
+        gradient = gradient.add(velocity, alpha=momentum) if options["nesterov"] else velocity
+    descent(w, gradient, eta=lr, out=w)  # w := w - eta * gradient
+    return velocity
+
+
+def _update_from_factors(
+    w: Tensor, gradient: FactoredGradient, velocity: Tensor | None, options: Options
+) -> Tensor | None:
+    """The same rule, multiplied out so that nothing but v has the size of w: g is only ever added to w or to v."""
+    lr, momentum, decay = _number(options["lr"]), options["momentum"], options["weight_decay"]
+    sign = -1.0 if options["maximize"] else 1.0
+    if momentum == 0:
+        gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay)  # w := w - eta * gradient
+        return None
+    if velocity is None:
+        velocity = gradient.to_dense().mul_(sign) if sign < 0 else gradient.to_dense()
+        velocity.add_(w, alpha=decay) if decay != 0 else velocity
+    else:
+        gradient.add_to(velocity, alpha=sign * (1 - options["dampening"]), beta=momentum)
+        velocity.add_(w, alpha=decay * (1 - options["dampening"])) if decay != 0 else velocity
+    if options["nesterov"]:
+        gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay)
+        descent(w, velocity, eta=lr * momentum, out=w)
+    else:
+        descent(w, velocity, eta=lr, out=w)
+    return velocity
+
+
+def _number(lr: float | Tensor) -> float | Tensor:
+    """A learning rate on the CPU is read; one on a GPU stays there, since reading it would wait and break a graph."""
+    return float(lr) if isinstance(lr, Tensor) and lr.device.type == "cpu" else lr
