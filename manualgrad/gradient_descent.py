@@ -106,13 +106,16 @@ class GradientDescent(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
+            with_momentum = group["momentum"] != 0
             for w in group["params"]:
-                if w.grad is None:
+                gradient = w.grad
+                if gradient is None:
                     continue
-                velocity = self.state[w].get("momentum_buffer") if group["momentum"] != 0 else None
-                velocity = update(w, w.grad, velocity, group)  # w := w - eta * gradient
-                if velocity is not None:
-                    self.state[w]["momentum_buffer"] = velocity
+                if not with_momentum:
+                    update(w, gradient, None, group)  # w := w - eta * gradient
+                    continue
+                state = self.state[w]
+                state["momentum_buffer"] = update(w, gradient, state.get("momentum_buffer"), group)
         return loss
 
 
