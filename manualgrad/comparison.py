@@ -90,7 +90,7 @@ def _gradients(
             for tensor in (*module.parameters(), *module.buffers()) if isinstance(module, nn.Module) else ():
                 tensor.data = _widened(tensor.data)
     arguments = tuple(_leaf(argument) for argument in _each(_copied, arguments, widened))
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named: list[tuple[str, Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     named += [
         (f"input[{i}]" if len(arguments) > 1 else "input", x)
         for i, x in enumerate(arguments)
