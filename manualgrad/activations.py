@@ -107,7 +107,7 @@ def activation_named(activation: str | Activation | None) -> Activation:
 
 def _step(x: Tensor) -> Tensor:
     """0 where x <= 0, else 1: also for NaN, as the kernel does."""
-    return torch.where(x <= 0, 0.0, 1.0).to(x.dtype)
+    return (~(x <= 0)).to(x.dtype)
 
 
 def _gelu_derivative(z: Tensor) -> Tensor:
@@ -134,7 +134,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     from_output = negative_slope > 0  # then a and z have the same sign
 
     def derivative(x: Tensor) -> Tensor:
-        return torch.where(x > 0, 1.0, negative_slope).to(x.dtype)
+        return torch.where(x > 0, 1.0, torch.full_like(x, negative_slope))
 
     return Activation(
         f"leaky_relu({negative_slope:g})",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from manualgrad.activations import Activation
+from manualgrad.activations import Activation, activation_named
 from manualgrad.dense import Dense
 
 
@@ -40,7 +40,11 @@ class MLP(nn.Sequential):
         dtype: torch.dtype | None = None,
     ) -> None:
         sizes = _checked(sizes)
-        activations = [activation] * (len(sizes) - 2) + [output_activation]
+        hidden, last = (
+            activation_named(activation),
+            activation_named(output_activation),
+        )  # fails before any layer is made
+        activations = [hidden] * (len(sizes) - 2) + [last]
         super().__init__(
             *(
                 Dense(n, m, bias, sigma, device=device, dtype=dtype)
