@@ -147,11 +147,14 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 
 
 def elu(alpha: float = 1.0) -> Activation:
-    """z for z > 0, else alpha (e^z - 1). sigma' is 1, or alpha e^z = a + alpha."""
+    """z for z > 0, else alpha (e^z - 1). sigma' is 1, or alpha e^z = a + alpha.
+
+    The sum is exact to the rounding of a: autograd keeps z and gets e^z right where it is far below that, near -alpha.
+    """
     from_output = alpha >= 0  # then a and z have the same sign
 
     def derivative(x: Tensor) -> Tensor:
-        return torch.where(x > 0, 1.0, x + alpha if from_output else alpha * torch.exp(x.clamp(max=0))).to(x.dtype)
+        return torch.where(x <= 0, x + alpha if from_output else alpha * torch.exp(x.clamp(max=0)), 1.0)
 
     return Activation(
         f"elu({alpha:g})",
