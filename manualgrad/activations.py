@@ -18,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manualgrad.activation_checks import check_definition, checked_derivative
+
 
 aten = torch.ops.aten
 
@@ -36,7 +38,7 @@ class Activation:
         name: what it is called, and how a layer that uses it finds it again when it is unpickled.
         value: z -> a, any shape; must not change z.
         derivative: z -> sigma'(z), or a -> sigma'(z) if `from_output`; the shape and dtype of its argument.
-            Second derivatives are taken through it by autograd.
+            Second derivatives are taken through it by autograd. Raises ValueError where its result has another shape.
         from_output: `derivative` and `product` are functions of a. Saves memory: the layer then does not keep z.
         product: (g, z or a) -> g * sigma' (conj(sigma') if complex), where one kernel does both. Optional.
         recipe: how pickle makes it again, as `object.__reduce__` returns it. By default: by its name.
@@ -56,21 +58,12 @@ class Activation:
         product: Callable[[Tensor, Tensor], Tensor] | None = None,
         recipe: tuple[Callable[..., Activation], tuple] | None = None,
     ) -> None:
-        if not isinstance(name, str) or not name:
-            raise TypeError(
-                f"Activation expected `name` to be a non-empty string, got {name!r}. Pass for example 'cube'."
-            )
-        for role, function, example in (("value", value, "z**3"), ("derivative", derivative, "3 * z**2")):
-            if not callable(function):
-                raise TypeError(
-                    f"Activation {name!r} expected `{role}` to be a function of a tensor, got {function!r}. "
-                    f"Pass for example {role}=lambda z: {example}."
-                )
+        check_definition(name, value, derivative)
         if name in activations:
             raise ValueError(f"Activation {name!r} is built in and cannot be redefined. Choose another name.")
         self.name = name
         self.value = value
-        self.derivative = derivative
+        self.derivative = derivative if product else checked_derivative(name, derivative)
         self.from_output = from_output
         self.product = product
         self.recipe = recipe or (activation_named, (name,))
@@ -81,6 +74,9 @@ class Activation:
 
     def __reduce__(self) -> tuple[Callable[..., Activation], tuple]:
         return self.recipe
+
+    def __deepcopy__(self, memo: dict) -> Activation:
+        return self  # not by name: another activation may have taken it meanwhile
 
 
 def activation_named(activation: str | Activation | None) -> Activation:
@@ -110,8 +106,8 @@ def activation_named(activation: str | Activation | None) -> Activation:
 
 
 def _step(x: Tensor) -> Tensor:
-    """1 where x > 0, else 0."""
-    return (x > 0).to(x.dtype)
+    """0 where x <= 0, else 1: also for NaN, as the kernel does."""
+    return (~(x <= 0)).to(x.dtype)
 
 
 def _gelu_derivative(z: Tensor) -> Tensor:
@@ -138,7 +134,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
     from_output = negative_slope > 0  # then a and z have the same sign
 
     def derivative(x: Tensor) -> Tensor:
-        return torch.where(x > 0, 1.0, negative_slope).to(x.dtype)
+        return torch.where(x > 0, 1.0, torch.full_like(x, negative_slope))
 
     return Activation(
         f"leaky_relu({negative_slope:g})",
@@ -151,11 +147,14 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
 
 
 def elu(alpha: float = 1.0) -> Activation:
-    """z for z > 0, else alpha (e^z - 1). sigma' is 1, or alpha e^z = a + alpha."""
+    """z for z > 0, else alpha (e^z - 1). sigma' is 1, or alpha e^z = a + alpha.
+
+    The sum is exact to the rounding of a: autograd keeps z and gets e^z right where it is far below that, near -alpha.
+    """
     from_output = alpha >= 0  # then a and z have the same sign
 
     def derivative(x: Tensor) -> Tensor:
-        return torch.where(x > 0, 1.0, x + alpha if from_output else alpha * torch.exp(x.clamp(max=0))).to(x.dtype)
+        return torch.where(x <= 0, x + alpha if from_output else alpha * torch.exp(x.clamp(max=0)), 1.0)
 
     return Activation(
         f"elu({alpha:g})",

@@ -7,6 +7,7 @@ module, an `nn.Linear` with an activation. Shapes: n features in, m out, weight 
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.autograd import forward_ad
 
 from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
+from manualgrad.dense_checks import check_arguments, checked_device_type, fit
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.keep_factored import is_wanted
 from manualgrad.reference import is_by_autograd
@@ -160,16 +162,19 @@ def dense(
     if not isinstance(activation, Activation):
         activation = activation_named(activation)
     if is_by_autograd():
-        return activation.value(nn.functional.linear(input, weight, bias))
-    if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type) and _is_castable(weight):
-        if _is_castable(
-            input
-        ):  # as autocast does for a linear layer; the weight is cast inside, so that it stays a leaf
-            input = input.to(torch.get_autocast_dtype(input.device.type))
-        _check(input, weight, bias, weight_dtype=input.dtype)
-        with torch.autocast(input.device.type, enabled=False):
+        z = nn.functional.linear(input, weight, bias)
+        with _without_autocast(z.device.type):  # which would compute some activations in float32
+            return activation.value(z)
+    if fit(input, weight, bias) and not torch.is_autocast_enabled(input.device.type):
+        return _apply(input, weight, bias, activation)  # the usual case, quickly
+    device_type = checked_device_type(input, weight)
+    if torch.is_autocast_enabled(device_type) and _is_castable(input) and _is_castable(weight):
+        # As autocast does for a linear layer. The weight is cast inside, so that it stays a leaf.
+        input = input.to(torch.get_autocast_dtype(device_type))
+        check_arguments(input, weight, bias, weight_dtype=input.dtype)
+        with _without_autocast(device_type):
             return _apply(input, weight, bias, activation)
-    _check(input, weight, bias, weight_dtype=weight.dtype)
+    check_arguments(input, weight, bias, weight_dtype=weight.dtype)
     return _apply(input, weight, bias, activation)
 
 
@@ -188,42 +193,9 @@ def _is_castable(x: Tensor) -> bool:
     return x.is_floating_point() and x.dtype != torch.float64
 
 
-def _check(input: Tensor, weight: Tensor, bias: Tensor | None, weight_dtype: torch.dtype) -> None:
-    """Raises what `dense` documents, before anything is computed."""
-    if (
-        isinstance(input, Tensor)
-        and input.dtype == weight_dtype
-        and input.dim()
-        and weight.dim() == 2
-        and input.size(-1) == weight.size(1)
-        and (bias is None or bias.shape == weight.shape[:1])
-    ):
-        return  # the usual case, quickly
-    if not isinstance(input, Tensor):
-        raise TypeError(
-            f"A dense layer expected a torch.Tensor as input, got {type(input).__name__}. Convert it with torch.as_tensor(input)."
-        )
-    if weight.dim() != 2:
-        raise ValueError(
-            f"A dense layer expected a weight of shape (features out, features in), got {tuple(weight.shape)}. "
-            "Reshape it to two dimensions."
-        )
-    features_out, features_in = weight.shape
-    layer = f"A dense layer of {features_in} features in and {features_out} out"
-    if input.dim() == 0 or input.size(-1) != features_in:
-        raise ValueError(
-            f"{layer} expected an input of shape (..., {features_in}), got {tuple(input.shape)}. "
-            "Change the input's last dimension or make the layer of that size."
-        )
-    if input.dtype != weight_dtype:
-        raise TypeError(
-            f"{layer} expected an input of its weight's dtype {weight_dtype}, got {input.dtype}. "
-            f"Convert the input with input.to({weight_dtype}) or the layer with layer.to(...)."
-        )
-    if bias is not None:
-        raise ValueError(
-            f"{layer} expected a bias of shape ({features_out},), got {tuple(bias.shape)}. Give one bias for each feature out."
-        )
+def _without_autocast(device_type: str) -> Any:
+    """The layer chooses its own dtypes; autocast, where it is on, must not choose again inside."""
+    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 class Dense(nn.Linear):

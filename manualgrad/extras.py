@@ -11,7 +11,7 @@ class MissingExtraError(ImportError):
 
 def require(package: str, *, extra: str, purpose: str) -> None:
     """Raises MissingExtraError unless `package` can be imported."""
-    if find_spec(package) is None:
+    if find_spec(package.partition(".")[0]) is None:
         raise MissingExtraError(
             f"{purpose} expected the package `{package}`, which is not installed. "
             f'Install it with: python -m pip install "manualgrad[{extra}]"'

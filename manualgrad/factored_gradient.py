@@ -87,7 +87,9 @@ class FactoredGradient(Tensor):
         gradient.content = content
         return gradient
 
-    def like(self, content: Content, dtype: torch.dtype | None = None, device: torch.device | None = None) -> FactoredGradient:
+    def like(
+        self, content: Content, dtype: torch.dtype | None = None, device: torch.device | None = None
+    ) -> FactoredGradient:
         """The same shape, dtype and device with other content."""
         return self.of(self.shape, dtype or self.dtype, device or self.device, content)
 
@@ -295,7 +297,9 @@ def _rebuilt(shape: Any, dtype: torch.dtype, device: str, factors: list, dense: 
     """What pickle and deepcopy make of a gradient's parts. Versions are counted anew."""
     restored = tuple(Factors(d, a, scale, t, (d._version, a._version)) for d, a, scale, t in factors)
     moved = restored[0].delta if restored else dense  # torch.load may have put them elsewhere
-    return FactoredGradient.of(shape, dtype, torch.device(device) if moved is None else moved.device, Content(restored, dense))
+    return FactoredGradient.of(
+        shape, dtype, torch.device(device) if moved is None else moved.device, Content(restored, dense)
+    )
 
 
 torch.serialization.add_safe_globals([_rebuilt])  # so that torch.load(weights_only=True) accepts one

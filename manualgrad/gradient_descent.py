@@ -51,6 +51,10 @@ class GradientDescent(Optimizer):
         maximize: bool = False,
         factored: bool = True,
     ) -> None:
+        if not isinstance(params, Tensor):  # which the base class refuses by itself
+            params = list(params)
+            if not params:
+                raise ValueError("optimizer got an empty parameter list. Pass for example model.parameters().")
         self.factored = factored
         defaults = {
             "lr": lr,

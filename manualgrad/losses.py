@@ -70,11 +70,26 @@ class Loss(nn.Module):
         raise NotImplementedError
 
     def check(self, outputs: Tensor, targets: Tensor) -> None:
-        """Raises ValueError unless both have one shape: broadcasting would silently compare everything with everything."""
+        """Raises ValueError unless both have one shape: broadcasting would silently compare everything with everything.
+        TypeError: not tensors, or outputs that are not floating point."""
+        self._check_types(outputs, targets)
         if outputs.shape != targets.shape:
             raise ValueError(
                 f"{type(self).__name__} expected targets of the outputs' shape {tuple(outputs.shape)}, got {tuple(targets.shape)}. "
                 f"{self._hint(outputs, targets)}"
+            )
+
+    def _check_types(self, outputs: Tensor, targets: Tensor) -> None:
+        for role, x in (("outputs", outputs), ("targets", targets)):
+            if not isinstance(x, Tensor):
+                raise TypeError(
+                    f"{type(self).__name__} expected `{role}` to be a torch.Tensor, got {type(x).__name__}. "
+                    f"Convert it with torch.as_tensor({role})."
+                )
+        if not outputs.is_floating_point():
+            raise TypeError(
+                f"{type(self).__name__} expected floating point outputs, got {outputs.dtype}. "
+                "Convert integers with .float(); take the real part or the absolute value of complex ones."
             )
 
     def _hint(self, outputs: Tensor, targets: Tensor) -> str:
@@ -161,9 +176,15 @@ class SoftmaxCrossEntropyLoss(Loss):
     def check(self, outputs: Tensor, targets: Tensor) -> None:
         """Raises ValueError: neither indices nor probabilities by shape, or an index that is no class (seen on the CPU;
         a GPU asserts by itself, and looking would stall it). TypeError: indices that are not int64."""
+        self._check_types(outputs, targets)
+        axis = _class_axis(outputs)
+        if outputs.dim() == 0 or outputs.size(axis) == 0:
+            raise ValueError(
+                "SoftmaxCrossEntropyLoss expected outputs of shape (rows, classes, ...) or (classes,) with at least one class, "
+                f"got {tuple(outputs.shape)}. Give the last layer one feature for each class."
+            )
         if targets.is_floating_point():
             return super().check(outputs, targets)
-        axis = _class_axis(outputs)
         expected = (*outputs.shape[:axis], *outputs.shape[axis + 1 :])
         if tuple(targets.shape) != expected:
             raise ValueError(

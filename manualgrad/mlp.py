@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
+from operator import index as as_integer
 from typing import Any
 
 import torch
 from torch import nn
 
-from manualgrad.activations import Activation
+from manualgrad.activations import Activation, activation_named
 from manualgrad.dense import Dense
 
 
@@ -38,7 +40,11 @@ class MLP(nn.Sequential):
         dtype: torch.dtype | None = None,
     ) -> None:
         sizes = _checked(sizes)
-        activations = [activation] * (len(sizes) - 2) + [output_activation]
+        hidden, last = (
+            activation_named(activation),
+            activation_named(output_activation),
+        )  # fails before any layer is made
+        activations = [hidden] * (len(sizes) - 2) + [last]
         super().__init__(
             *(
                 Dense(n, m, bias, sigma, device=device, dtype=dtype)
@@ -49,7 +55,7 @@ class MLP(nn.Sequential):
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):  # nn.Sequential would build an MLP from layers; part of one is a plain stack
-            return nn.Sequential(*list(self)[index])
+            return nn.Sequential(OrderedDict(list(self._modules.items())[index]))
         return super().__getitem__(index)
 
 
@@ -58,8 +64,9 @@ def _checked(sizes: Sequence[int]) -> tuple[int, ...]:
     if isinstance(sizes, str | bytes) or not hasattr(sizes, "__iter__"):
         raise TypeError(f"MLP expected `sizes` to be a sequence of integers, got {sizes!r}. {example}")
     sizes = tuple(sizes)
-    if not all(isinstance(size, int) and not isinstance(size, bool) for size in sizes):
+    if not all(hasattr(size, "__index__") and not isinstance(size, bool) for size in sizes):
         raise TypeError(f"MLP expected `sizes` to be a sequence of integers, got {list(sizes)}. {example}")
+    sizes = tuple(as_integer(size) for size in sizes)  # NumPy's integers too
     if len(sizes) < 2:
         raise ValueError(
             f"MLP expected `sizes` to have at least two entries, features in and features out, got {list(sizes)}. {example}"

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 
-_by_autograd = False
+_inside = 0  # how many `by_autograd` blocks are open, in all threads
+_counting = Lock()
 
 
 def is_by_autograd() -> bool:
     """Whether layers and losses leave the backward pass to autograd."""
-    return _by_autograd
+    return _inside > 0
 
 
 @contextmanager
@@ -21,9 +23,11 @@ def by_autograd() -> Iterator[None]:
     A forward pass made inside keeps autograd's backward pass, wherever `backward()` is called. For comparing the two;
     the switch is the process's, not the thread's, and costs nothing: another thread merely gets autograd's gradients.
     """
-    global _by_autograd
-    before, _by_autograd = _by_autograd, True
+    global _inside
+    with _counting:
+        _inside += 1
     try:
         yield
     finally:
-        _by_autograd = before
+        with _counting:
+            _inside -= 1

@@ -1,8 +1,8 @@
 """The update of one parameter: from a dense gradient as `torch.optim.SGD` computes it, and from the factors of one.
 
-    g := dC/dw (negated if maximize) + weight_decay * w
-    v := momentum * v + (1 - dampening) * g        (the first v is g)
-    w := w - lr * g,   w - lr * v  with momentum,   w - lr * (g + momentum * v)  with nesterov
+g := dC/dw (negated if maximize) + weight_decay * w
+v := momentum * v + (1 - dampening) * g        (the first v is g)
+w := w - lr * g,   w - lr * v  with momentum,   w - lr * (g + momentum * v)  with nesterov
 """
 
 from __future__ import annotations

@@ -1,0 +1,135 @@
+"""The result of a comparison: a row for each gradient, and how they are shown."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from html import escape
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Row:
+    """One gradient, computed three ways. Errors are in units of the gradient itself; see `Comparison`."""
+
+    name: str
+    shape: tuple[int, ...]
+    max_absolute_error: float  # max |by hand - autograd|
+    relative_error: float  # the same over max |autograd|
+    error_by_hand: float  # max |by hand - truth| over max |truth|
+    error_by_autograd: float  # max |autograd - truth| over max |truth|
+    ok: bool
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Gradients by hand, by autograd and by autograd in float64 ("truth"), a row for each parameter and input.
+
+    A row is ok if by hand and autograd differ by no more than the tolerance relative to the largest entry, or if the error
+    by hand against the truth is at most twice autograd's (and that below one half). NaN or inf count as equal only where
+    both have them.
+    """
+
+    rows: tuple[Row, ...]
+    loss_by_hand: float
+    loss_by_autograd: float
+
+    @property
+    def ok(self) -> bool:
+        return all(row.ok for row in self.rows)
+
+    @property
+    def max_relative_error(self) -> float:
+        return max((row.relative_error for row in self.rows), default=0.0)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"ok": self.ok, "max_relative_error": self.max_relative_error, **asdict(self)}
+
+    def to_json(self) -> str:
+        """Everything, as JSON. Infinite errors are written as null, since JSON has no infinity."""
+        return json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False)
+
+    def __str__(self) -> str:
+        cells = [_HEADER, *(_cells(row) for row in self.rows)]
+        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+        justify = [str.ljust, str.ljust, *[str.rjust] * (len(_HEADER) - 2)]
+        lines = [
+            "  ".join(to(cell, width) for to, cell, width in zip(justify, line, widths, strict=True)) for line in cells
+        ]
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self._verdict()])
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{escape(cell)}</th>" for cell in _HEADER)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row)) + "</tr>" for row in self.rows
+        )
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{escape(self._verdict())}</p>"
+
+    def _verdict(self) -> str:
+        wrong = [row.name for row in self.rows if not row.ok]
+        if wrong:
+            return f"NOT ok: {', '.join(wrong)}. Largest relative difference {self.max_relative_error:.1e}."
+        return f"All {len(self.rows)} rows ok. Largest relative difference {self.max_relative_error:.1e}."
+
+    def plot(self) -> Any:
+        """A matplotlib figure: both errors against the truth, a pair of bars for each row. Needs the `demo` extra."""
+        from manualgrad.extras import require
+
+        require("matplotlib", extra="demo", purpose="Comparison.plot()")
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 0.5 * len(self.rows) + 1.6), layout="constrained")
+        axes = figure.add_subplot()
+        y = range(len(self.rows))
+        axes.barh(
+            [i - 0.2 for i in y],
+            [row.error_by_hand for row in self.rows],
+            height=0.38,
+            label="by hand",
+            color="#0072B2",
+        )
+        axes.barh(
+            [i + 0.2 for i in y],
+            [row.error_by_autograd for row in self.rows],
+            height=0.38,
+            label="autograd",
+            color="#E69F00",
+        )
+        axes.set_yticks(y, [row.name for row in self.rows])
+        axes.invert_yaxis()
+        axes.set_xscale("symlog", linthresh=1e-17)
+        axes.set_xlabel("error relative to the largest entry of the float64 gradient (no unit)")
+        axes.set_title("Gradients against the float64 truth")
+        axes.legend()
+        return figure
+
+
+_HEADER = (
+    "gradient",
+    "shape",
+    "max |by hand - autograd|",
+    "relative",
+    "by hand vs float64",
+    "autograd vs float64",
+    "ok",
+)
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    errors = (row.max_absolute_error, row.relative_error, row.error_by_hand, row.error_by_autograd)
+    return (
+        row.name,
+        "x".join(map(str, row.shape)) or "scalar",
+        *(f"{e:.1e}" for e in errors),
+        "yes" if row.ok else "NO",
+    )
+
+
+def _finite(x: Any) -> Any:
+    """`x` with infinities and NaN replaced by None."""
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x

@@ -1,0 +1,59 @@
+"""What a dense layer accepts: the errors that `dense` raises before anything is computed."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def fit(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether a dense layer takes these as they are. Where it does not, the functions below say why."""
+    return (
+        isinstance(input, Tensor)
+        and isinstance(weight, Tensor)
+        and input.dtype == weight.dtype
+        and (input.dtype.is_floating_point or input.dtype.is_complex)
+        and weight.dim() == 2
+        and input.dim() > 0
+        and input.size(-1) == weight.size(1)
+        and (bias is None or bias.shape == weight.shape[:1])
+    )
+
+
+def checked_device_type(input: Tensor, weight: Tensor) -> str:
+    """The device type of the input. Raises TypeError unless both are tensors."""
+    for role, x in (("input", input), ("weight", weight)):
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"A dense layer expected a torch.Tensor as {role}, got {type(x).__name__}. Convert it with torch.as_tensor({role})."
+            )
+    return input.device.type
+
+
+def check_arguments(input: Tensor, weight: Tensor, bias: Tensor | None, weight_dtype: torch.dtype) -> None:
+    """Raises ValueError where the shapes do not fit, TypeError where the dtypes do not."""
+    if weight.dim() != 2:
+        raise ValueError(
+            f"A dense layer expected a weight of shape (features out, features in), got {tuple(weight.shape)}. "
+            "Reshape it to two dimensions."
+        )
+    features_out, features_in = weight.shape
+    layer = f"A dense layer of {features_in} features in and {features_out} out"
+    if input.dim() == 0 or input.size(-1) != features_in:
+        raise ValueError(
+            f"{layer} expected an input of shape (..., {features_in}), got {tuple(input.shape)}. "
+            "Change the input's last dimension or make the layer of that size."
+        )
+    if input.dtype != weight_dtype:
+        raise TypeError(
+            f"{layer} expected an input of its weight's dtype {weight_dtype}, got {input.dtype}. "
+            f"Convert the input with input.to({weight_dtype}) or the layer with layer.to(...)."
+        )
+    if not (input.is_floating_point() or input.is_complex()):
+        raise TypeError(
+            f"{layer} expected floating point or complex numbers, got {input.dtype}. Convert input and weight with .float()."
+        )
+    if bias is not None and (bias.dim() != 1 or bias.size(0) != features_out):
+        raise ValueError(
+            f"{layer} expected a bias of shape ({features_out},), got {tuple(bias.shape)}. Give one bias for each feature out."
+        )

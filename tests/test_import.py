@@ -1,0 +1,26 @@
+"""What `import manualgrad` brings along, seen from a fresh interpreter."""
+
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+
+import manualgrad as mg
+
+
+@pytest.mark.parametrize("statement", ["import manualgrad", "from manualgrad.comparison import compare"])
+def test_import_brings_no_optional_package(statement: str) -> None:
+    program = (
+        "import sys, torch; before = set(sys.modules)\n"  # torch itself may bring some, depending on what is installed
+        f"{statement}\n"
+        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} & "
+        "{'lightning', 'pytorch_lightning', 'torchmetrics', 'sklearn', 'matplotlib', 'rich', 'jsonargparse', 'numpy'}))"
+    )
+    output = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
+    assert output.stdout.strip() == "[]"
+
+
+def test_public_names() -> None:
+    assert all(hasattr(mg, name) for name in mg.__all__)
+    assert mg.__version__ == version("manualgrad")
