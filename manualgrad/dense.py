@@ -17,6 +17,7 @@ from torch.autograd import forward_ad
 from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
 from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.forward_mode import is_beyond_jvp
 from manualgrad.keep_factored import is_wanted
 from manualgrad.reference import is_by_autograd
 
@@ -47,14 +48,15 @@ class DenseFunction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         a_below, weight, _, activation = inputs
         needs_a_below, needs_weight, _, _ = ctx.needs_input_grad
-        kept = None if activation is identity else output if activation.from_output else output[1]
         ctx.activation = activation
         ctx.device_type = a_below.device.type
         ctx.weight_dtype = weight.dtype
         ctx.may_keep_factors = needs_weight and _may_keep_factors(weight)
         ctx.rows_per_sample = max(1, math.prod(a_below.shape[1:-1]))
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a_below if needs_weight else None, weight if needs_a_below else None, kept)
+        ctx.save_for_backward(
+            a_below if needs_weight else None, weight if needs_a_below else None, _kept(activation, output)
+        )
 
     @staticmethod
     def backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None = None) -> tuple:
@@ -72,6 +74,36 @@ class DenseFunction(torch.autograd.Function):
             if needs_bias:
                 bias_gradient = equations.bias_gradient(rows(delta))
         return a_below_gradient, weight_gradient, bias_gradient, None
+
+
+class DenseFunctionWithTangent(DenseFunction):
+    """The same, also differentiated forwards (`jvp`). It stands apart because `torch.compile` refuses a `jvp`."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        DenseFunction.setup_context(ctx, inputs, output)
+        a_below, weight, _, activation = inputs
+        ctx.save_for_forward(a_below, weight, _kept(activation, output))  # held until `jvp` has run, which is at once
+
+    @staticmethod
+    def jvp(
+        ctx: Any, a_below: Tensor | None, weight: Tensor | None, bias: Tensor | None, _: None
+    ) -> Any:  # the tangents of a, or of (a, z)
+        at_a_below, at_weight, kept = ctx.saved_tensors
+        if at_weight.dtype != at_a_below.dtype:
+            at_weight = at_weight.to(at_a_below.dtype)
+            weight = None if weight is None else weight.to(at_a_below.dtype)
+            bias = None if bias is None else bias.to(at_a_below.dtype)
+        z = equations.weighted_sum_tangent(at_a_below, at_weight, a_below, weight, bias)
+        a = None if z is None else equations.activation_tangent(z, ctx.activation, kept)
+        return a if ctx.activation.from_output else (a, z)
+
+
+def _kept(activation: Activation, output: Any) -> Tensor | None:
+    """What sigma' is computed from: a or z, or None where it is 1."""
+    if activation is identity:
+        return None
+    return output if activation.from_output else output[1]
 
 
 # Below this many entries a dense gradient is faster: Python's dispatch costs more than passing over the weight.
@@ -119,7 +151,7 @@ def _delta(
 
 def rows(x: Tensor) -> Tensor:
     """x (..., k) as a matrix (r, k): every leading axis counts as batch; a vector is a batch of one."""
-    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
+    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def dense(
@@ -143,7 +175,7 @@ def dense(
     """
     if not isinstance(activation, Activation):
         activation = activation_named(activation)
-    if is_by_autograd():
+    if is_by_autograd() or is_beyond_jvp():
         return activation.value(nn.functional.linear(input, weight, bias))
     if isinstance(input, Tensor) and torch.is_autocast_enabled(input.device.type) and _is_castable(weight):
         if _is_castable(
@@ -160,8 +192,10 @@ def dense(
 def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
     if not torch.is_grad_enabled():  # nothing to differentiate: a plain linear layer, for inference and export
         output = DenseFunction.forward(input, weight, bias, activation)
-    else:
+    elif torch.compiler.is_compiling():
         output = DenseFunction.apply(input, weight, bias, activation)
+    else:
+        output = DenseFunctionWithTangent.apply(input, weight, bias, activation)
     return output if isinstance(output, Tensor) else output[0]
 
 
