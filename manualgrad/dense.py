@@ -18,6 +18,7 @@ from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
 from manualgrad.dense_checks import check_arguments, checked_device_type, fit
 from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.function_call import call, is_beyond_jvp
 from manualgrad.keep_factored import is_wanted
 from manualgrad.reference import is_by_autograd
 
@@ -48,11 +49,12 @@ class DenseFunction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         a_below, weight, _, activation = inputs
         needs_a_below, needs_weight, _, _ = ctx.needs_input_grad
-        kept = None if activation is identity else output if activation.from_output else output[1]
         ctx.activation = activation
         ctx.keeps_factors = needs_weight and _may_keep_factors(weight, a_below)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(a_below if needs_weight else None, weight if needs_a_below else None, kept)
+        ctx.save_for_backward(
+            a_below if needs_weight else None, weight if needs_a_below else None, _kept(activation, output)
+        )
 
     @staticmethod
     def backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None = None) -> tuple:
@@ -65,9 +67,34 @@ class DenseFunction(torch.autograd.Function):
         return _backward(ctx, cost_gradient, z_gradient)
 
 
-# What `DenseFunction.apply` comes to when no functorch transform is active, without its inspection of the signature, which
-# takes longer than a small layer.
-_apply_function = super(torch.autograd.Function, DenseFunction).apply
+class DenseFunctionWithTangent(DenseFunction):
+    """The same, also differentiated forwards (`jvp`). It stands apart because `torch.compile` refuses a `jvp`."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
+        DenseFunction.setup_context(ctx, inputs, output)
+        a_below, weight, _, activation = inputs
+        ctx.save_for_forward(a_below, weight, _kept(activation, output))  # held until `jvp` has run, which is at once
+
+    @staticmethod
+    def jvp(
+        ctx: Any, a_below: Tensor | None, weight: Tensor | None, bias: Tensor | None, _: None
+    ) -> Any:  # the tangents of a, or of (a, z)
+        at_a_below, at_weight, kept = ctx.saved_tensors
+        if at_weight.dtype != at_a_below.dtype:
+            at_weight = at_weight.to(at_a_below.dtype)
+            weight = None if weight is None else weight.to(at_a_below.dtype)
+            bias = None if bias is None else bias.to(at_a_below.dtype)
+        z = equations.weighted_sum_tangent(at_a_below, at_weight, a_below, weight, bias)
+        a = None if z is None else equations.activation_tangent(z, ctx.activation, kept)
+        return a if ctx.activation.from_output else (a, z)
+
+
+def _kept(activation: Activation, output: Any) -> Tensor | None:
+    """What sigma' is computed from: a or z, or None where it is 1."""
+    if activation is identity:
+        return None
+    return output if activation.from_output else output[1]
 
 
 def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None) -> tuple:
@@ -137,7 +164,7 @@ def _delta(
 
 def rows(x: Tensor) -> Tensor:
     """x (..., k) as a matrix (r, k): every leading axis counts as batch; a vector is a batch of one."""
-    return x.unsqueeze(0) if x.dim() == 1 else x.flatten(0, -2)
+    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
 
 
 def dense(
@@ -161,7 +188,7 @@ def dense(
     """
     if not isinstance(activation, Activation):
         activation = activation_named(activation)
-    if is_by_autograd():
+    if is_by_autograd() or is_beyond_jvp():
         z = nn.functional.linear(input, weight, bias)
         with _without_autocast(z.device.type):  # which would compute some activations in float32
             return activation.value(z)
@@ -181,10 +208,8 @@ def dense(
 def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
     if not torch.is_grad_enabled():  # nothing to differentiate: a plain linear layer, for inference and export
         output = DenseFunction.forward(input, weight, bias, activation)
-    elif torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
-        output = DenseFunction.apply(input, weight, bias, activation)
     else:
-        output = _apply_function(input, weight, bias, activation)
+        output = call(DenseFunction, DenseFunctionWithTangent, input, weight, bias, activation)
     return output if isinstance(output, Tensor) else output[0]
 
 

@@ -101,6 +101,30 @@ def bias_gradient(delta: Tensor) -> Tensor:
     return delta.sum(0)
 
 
+def weighted_sum_tangent(
+    a: Tensor, weight: Tensor, a_tangent: Tensor | None, weight_tangent: Tensor | None, bias_tangent: Tensor | None
+) -> Tensor | None:
+    """z' = w a' + w' a + b': how z changes when a, w and b change in the directions a', w', b'. None is no change.
+
+    a and a' (..., n), weight and w' (m, n), b' (m,) -> z' (..., m).
+    """
+    z_tangent = None if a_tangent is None else weighted_sum(a_tangent, weight, bias_tangent)
+    if weight_tangent is not None:
+        moved = weighted_sum(a, weight_tangent, bias_tangent if z_tangent is None else None)
+        return moved if z_tangent is None else z_tangent + moved
+    if z_tangent is None and bias_tangent is not None:
+        return bias_tangent.expand(*a.shape[:-1], -1)
+    return z_tangent
+
+
+def activation_tangent(z_tangent: Tensor, activation: Activation, kept: Tensor | None) -> Tensor:
+    """a' = sigma'(z) * z': how a changes when z changes in the direction z'. `kept` as for `output_error`.
+
+    z' (..., m) -> (..., m).
+    """
+    return z_tangent if kept is None else activation.derivative(kept) * z_tangent
+
+
 def descent(w: Tensor, gradient: Tensor, eta: float | Tensor, out: Tensor | None = None) -> Tensor:
     """w - eta * gradient: one step downhill.
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manualgrad.function_call import call, is_beyond_jvp
 from manualgrad.reference import is_by_autograd
 
 
@@ -30,10 +31,13 @@ class LossFunction(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
         outputs, targets, loss = inputs
         ctx.loss = loss
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(outputs, targets)
 
     @staticmethod
-    def backward(ctx: Any, upstream: Tensor) -> tuple:
+    def backward(ctx: Any, upstream: Tensor | None) -> tuple:
+        if upstream is None:
+            return None, None, None
         outputs, targets = ctx.saved_tensors
         needs_outputs, needs_targets, _ = ctx.needs_input_grad
         return (
@@ -41,6 +45,27 @@ class LossFunction(torch.autograd.Function):
             upstream * ctx.loss.target_gradient(outputs, targets) if needs_targets else None,
             None,
         )
+
+
+class LossFunctionWithTangent(LossFunction):
+    """The same, also differentiated forwards: C' = sum dC/da a' + sum dC/dy y'. `torch.compile` refuses a `jvp`."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        LossFunction.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:2])
+
+    @staticmethod
+    def jvp(ctx: Any, outputs_tangent: Tensor | None, targets_tangent: Tensor | None, _: None) -> Tensor | None:
+        outputs, targets = ctx.saved_tensors
+        along_outputs = along_targets = None
+        if outputs_tangent is not None:
+            along_outputs = (ctx.loss.gradient(outputs, targets) * outputs_tangent).sum()
+        if targets_tangent is not None:
+            along_targets = (ctx.loss.target_gradient(outputs, targets) * targets_tangent).sum()
+        if along_outputs is None or along_targets is None:
+            return along_targets if along_outputs is None else along_outputs
+        return along_outputs + along_targets
 
 
 class Loss(nn.Module):
@@ -53,9 +78,9 @@ class Loss(nn.Module):
             outputs = outputs.float()
         if not targets.is_floating_point() and targets.shape == outputs.shape:
             targets = targets.to(outputs.dtype)  # 0 and 1 given as integers or booleans
-        if is_by_autograd():
+        if is_by_autograd() or is_beyond_jvp():
             return self.value(outputs, targets)
-        return LossFunction.apply(outputs, targets, self)
+        return call(LossFunction, LossFunctionWithTangent, outputs, targets, self)
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """C: 0-dimensional."""
