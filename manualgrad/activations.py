@@ -41,6 +41,7 @@ class Activation:
             Second derivatives are taken through it by autograd. Raises ValueError where its result has another shape.
         from_output: `derivative` and `product` are functions of a. Saves memory: the layer then does not keep z.
         product: (g, z or a) -> g * sigma' (conj(sigma') if complex), where one kernel does both. Optional.
+        value_in_place: z -> a, written over z. Optional; used where z is the layer's own and needed no more.
         recipe: how pickle makes it again, as `object.__reduce__` returns it. By default: by its name.
 
     Raises:
@@ -56,6 +57,7 @@ class Activation:
         *,
         from_output: bool = False,
         product: Callable[[Tensor, Tensor], Tensor] | None = None,
+        value_in_place: Callable[[Tensor], Tensor] | None = None,
         recipe: tuple[Callable[..., Activation], tuple] | None = None,
     ) -> None:
         check_definition(name, value, derivative)
@@ -66,6 +68,7 @@ class Activation:
         self.derivative = derivative if product else checked_derivative(name, derivative)
         self.from_output = from_output
         self.product = product
+        self.value_in_place = value_in_place if from_output else None  # else z is kept
         self.recipe = recipe or (activation_named, (name,))
         _user_defined[name] = self
 
@@ -142,6 +145,7 @@ def leaky_relu(negative_slope: float = 0.01) -> Activation:
         derivative=derivative,
         from_output=from_output,
         product=lambda g, x: aten.leaky_relu_backward(g, x, negative_slope, from_output),
+        value_in_place=partial(F.leaky_relu_, negative_slope=negative_slope),
         recipe=(leaky_relu, (negative_slope,)),
     )
 
@@ -162,6 +166,7 @@ def elu(alpha: float = 1.0) -> Activation:
         derivative=derivative,
         from_output=from_output,
         product=lambda g, x: aten.elu_backward(g, alpha, 1.0, 1.0, from_output, x),
+        value_in_place=partial(F.elu_, alpha=alpha),
         recipe=(elu, (alpha,)),
     )
 
@@ -200,6 +205,7 @@ _build_in(
         derivative=_step,
         from_output=True,
         product=lambda g, a: aten.threshold_backward(g, a, 0),
+        value_in_place=torch.relu_,
     ),
 )
 _build_in("leaky_relu", leaky_relu())
@@ -212,6 +218,7 @@ _build_in(
         derivative=lambda a: a * (1 - a),
         from_output=True,
         product=aten.sigmoid_backward,
+        value_in_place=torch.sigmoid_,
     ),
 )
 _build_in(
@@ -222,6 +229,7 @@ _build_in(
         derivative=lambda a: 1 - a * a,
         from_output=True,
         product=aten.tanh_backward,
+        value_in_place=torch.tanh_,
     ),
 )
 _build_in("softplus", softplus())

@@ -42,6 +42,8 @@ class DenseFunction(torch.autograd.Function):
         if weight.dtype != a_below.dtype:  # autocast: `dense` has cast the input only
             weight, bias = weight.to(a_below.dtype), None if bias is None else bias.to(a_below.dtype)
         z = equations.weighted_sum(a_below, weight, bias)
+        if activation.value_in_place is not None:  # nobody else holds z
+            return activation.value_in_place(z)
         a = activation.value(z)
         return a if activation.from_output else (a, z)
 
