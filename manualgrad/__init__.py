@@ -2,14 +2,15 @@
 
 from importlib.metadata import version
 
+import manualgrad.factored_list_operations  # noqa: F401  fills the table of operations
 from manualgrad.activations import Activation, activations
 from manualgrad.comparison import Comparison, compare
 from manualgrad.dense import Dense, dense
 from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factored_operations import FactorsLostWarning, forbid_densify
 from manualgrad.gradient_descent import GradientDescent
 from manualgrad.keep_factored import keep_factored
 from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP
 
 

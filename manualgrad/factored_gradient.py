@@ -7,42 +7,13 @@ it does when PyTorch calls an operation on it is said in `factored_operations`.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from manualgrad import equations
-
-
-class Factors(NamedTuple):
-    """One summand of a factored gradient: scale * delta^T a."""
-
-    delta: Tensor  # (r, m)
-    a: Tensor  # (r, n)
-    scale: float | Tensor  # a number, or a 0-dimensional tensor that is never read on the host
-    rows_per_sample: int  # 1, or the length of a sequence whose positions are rows
-    versions: tuple[int, int]  # of delta and a when the gradient was made
-
-    def to(self, device: torch.device, use: str) -> Factors:
-        """The same on another device."""
-        _check_versions(self, use)
-        delta, a = self.delta.to(device), self.a.to(device)
-        scale = self.scale.to(device) if isinstance(self.scale, Tensor) else self.scale
-        return Factors(delta, a, scale, self.rows_per_sample, (delta._version, a._version))
-
-
-class Content:
-    """What a gradient's value is: `dense` if that is there, else the sum of `factors`. Shared by all that alias it.
-
-    `factors` is replaced, never changed, so that two contents may hold the same one.
-    """
-
-    __slots__ = ("dense", "factors")
-
-    def __init__(self, factors: tuple[Factors, ...] = (), dense: Tensor | None = None) -> None:
-        self.factors = factors
-        self.dense = dense
+from manualgrad.factors import Content, Factors, is_number, on_host
 
 
 class FactoredGradient(Tensor):
@@ -71,19 +42,19 @@ class FactoredGradient(Tensor):
     fallback: ClassVar[Callable[..., Any]]  # set by factored_operations
     content: Content
 
-    __torch_function__ = torch._C._disabled_torch_function_impl  # operations arrive below, after decomposition
+    __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # operations arrive below, after decomposition
 
     def __new__(
         cls, delta: Tensor, a: Tensor, dtype: torch.dtype | None = None, *, rows_per_sample: int = 1
     ) -> FactoredGradient:
         _check(delta, a, rows_per_sample)
-        factors = Factors(delta, a, 1.0, rows_per_sample, (delta._version, a._version))
-        return cls.of((delta.size(1), a.size(1)), dtype or delta.dtype, delta.device, Content((factors,)))
+        content = Content((Factors.of(delta, a, rows_per_sample=rows_per_sample),))
+        return cls.of((delta.size(1), a.size(1)), dtype or delta.dtype, delta.device, content)
 
     @classmethod
     def of(cls, shape: Any, dtype: torch.dtype, device: torch.device, content: Content) -> FactoredGradient:
         """A gradient with this content; nothing is checked or computed."""
-        gradient = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)  # type: ignore[attr-defined]
+        gradient = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
         gradient.content = content
         return gradient
 
@@ -110,20 +81,28 @@ class FactoredGradient(Tensor):
     @property
     def delta(self) -> Tensor:
         """(r, m), scale included, in the gradient's dtype: `delta.T @ a` is the gradient. Raises as `rank` does."""
-        return self._joined("delta", self._factors("delta"))[0]
+        self._factors("delta")
+        return self.scaled_factors("reading delta")[0]
 
     @property
     def a(self) -> Tensor:
         """(r, n), in the gradient's dtype. Raises as `rank` does."""
-        return self._joined("a", self._factors("a"))[1]
+        self._factors("a")
+        return self.scaled_factors("reading a")[1]
+
+    def scaled_factors(self, use: str) -> tuple[Tensor, Tensor]:
+        """delta (r, m) with the scale in it, and a (r, n), in the gradient's dtype."""
+        if not self.content.factors:
+            m, n = self.shape
+            return self.new_empty((0, m)), self.new_empty((0, n))
+        delta, a, scale = self.content.joined(self.dtype, use)
+        return (delta if is_number(scale, 1) else delta * scale), a
 
     def to_dense(self, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None) -> Tensor:
         """The gradient as a plain new tensor (m, n); this one keeps its factors."""
         if self.content.dense is not None:
             return self.content.dense.to(dtype or self.dtype, copy=True)
-        if not self.content.factors:
-            return torch.zeros(self.shape, dtype=dtype or self.dtype, device=self.device)
-        delta, a = self._joined("to_dense()", self.content.factors)
+        delta, a = self.scaled_factors("to_dense()")
         return equations.weight_gradient(delta, a).to(dtype or self.dtype)
 
     def add_to(self, target: Tensor, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0) -> Tensor:
@@ -132,23 +111,22 @@ class FactoredGradient(Tensor):
         target (m, n), any floating point dtype; alpha and beta numbers or 0-dimensional tensors; beta = 0 overwrites, NaN
         included.
         """
-        if isinstance(beta, Tensor) or self.content.dense is not None or not self.content.factors:
-            target = target.zero_() if _is_number(beta, 0) else target if _is_number(beta, 1) else target.mul_(beta)
+        if isinstance(beta, Tensor) or not self.content.factors:
+            target = target.zero_() if is_number(beta, 0) else target if is_number(beta, 1) else target.mul_(beta)
             beta = 1.0
         if self.content.dense is not None:
-            if isinstance(alpha, Tensor):
-                return target.addcmul_(self.content.dense, alpha)
-            return target.add_(self.content.dense, alpha=alpha)
+            dense = self.content.dense
+            return target.addcmul_(dense, alpha) if isinstance(alpha, Tensor) else target.add_(dense, alpha=alpha)
         if not self.content.factors:
             return target
-        delta, a, scale = self._joined_unscaled("adding it to a tensor", self.content.factors, target.dtype)
-        if isinstance(alpha, Tensor) or isinstance(scale, Tensor):
-            alpha, scale = _host(alpha), _host(scale)
-            for factor in (alpha, scale):
-                delta = delta * factor if isinstance(factor, Tensor) else delta
-            alpha = 1.0 if isinstance(alpha, Tensor) else alpha
-            scale = 1.0 if isinstance(scale, Tensor) else scale
-        return equations.add_weight_gradient(target, delta, a, alpha=alpha * scale, beta=beta)
+        delta, a, scale = self.content.joined(None, "adding it to a tensor")
+        number = 1.0
+        for factor in (on_host(alpha), on_host(scale)):
+            if isinstance(factor, Tensor):
+                delta = delta * factor
+            else:
+                number *= factor
+        return equations.add_weight_gradient(target, delta, a, alpha=number, beta=beta)
 
     def per_sample_norms(self) -> Tensor:
         """(samples,): the 2-norm of each sample's part of the gradient, in float64, without forming any of the parts.
@@ -161,23 +139,26 @@ class FactoredGradient(Tensor):
         Raises:
             RuntimeError: the gradient is dense.
         """
-        norms = []
+        norms = [torch.zeros(0, dtype=torch.float64, device=self.device)]
         for factors in self._factors("per_sample_norms()"):
-            _check_versions(factors, "per_sample_norms()")
-            t = factors.rows_per_sample
-            delta, a = factors.delta.double().unflatten(0, (-1, t)), factors.a.double().unflatten(0, (-1, t))
-            norms.append(equations.inner_products(delta, a, delta, a).clamp(min=0).sqrt() * abs(factors.scale))
-        return torch.cat(norms) if norms else torch.zeros(0, dtype=torch.float64, device=self.device)
+            factors.check_versions("per_sample_norms()")
+            samples = (-1, factors.rows_per_sample)
+            delta, a = factors.delta.double().unflatten(0, samples), factors.a.double().unflatten(0, samples)
+            squared = equations.inner_products(delta, a, delta, a).clamp(min=0)
+            norms.append(squared.sqrt() * torch.as_tensor(factors.scale).abs())
+        return torch.cat(norms)
 
     def densify(self) -> Tensor:
         """Make the value dense, for good, and return the dense tensor itself. Further factors are added into it."""
         if self.content.dense is None:
-            self.content.dense = self.to_dense()
-            self.content.factors = ()
+            self.content.become_dense(self.to_dense())
+        assert self.content.dense is not None
         return self.content.dense
 
     @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None) -> Any:
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
         operation = cls.operations.get(func)
         if operation is not None:
             result = operation(*args, **(kwargs or {}))
@@ -187,7 +168,7 @@ class FactoredGradient(Tensor):
 
     # Parts of torch.Tensor that bypass the dispatcher.
 
-    def __repr__(self, *, tensor_contents: Any = None) -> str:
+    def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
         shape, where = tuple(self.shape), f"dtype={self.dtype}, device='{self.device}'"
         if self.is_dense:
             return f"FactoredGradient(shape={shape}, dense, {where})"
@@ -218,11 +199,7 @@ class FactoredGradient(Tensor):
         return _rebuilt, self._parts(lambda tensor: tensor)
 
     def _parts(self, keep: Callable[[Tensor], Tensor]) -> tuple:
-        factors = []
-        for f in self.content.factors:
-            _check_versions(f, "copying it")
-            scale = keep(f.scale) if isinstance(f.scale, Tensor) else f.scale
-            factors.append((keep(f.delta), keep(f.a), scale, f.rows_per_sample))
+        factors = [f.mapped(keep, "copying it")[:4] for f in self.content.factors]
         dense = None if self.content.dense is None else keep(self.content.dense)
         return tuple(self.shape), self.dtype, str(self.device), factors, dense
 
@@ -233,46 +210,6 @@ class FactoredGradient(Tensor):
                 "accumulated, or an operation needed every entry). Read it before that, or use to_dense()."
             )
         return self.content.factors
-
-    def _joined(self, use: str, factors: tuple[Factors, ...]) -> tuple[Tensor, Tensor]:
-        """delta (r, m) and a (r, n) of the whole sum, scale included."""
-        if not factors:
-            m, n = self.shape
-            return self.new_empty((0, m)), self.new_empty((0, n))
-        delta, a, scale = self._joined_unscaled(use, factors, self.dtype)
-        return (delta if _is_number(scale, 1) else delta * scale), a
-
-    def _joined_unscaled(
-        self, use: str, factors: tuple[Factors, ...], dtype: torch.dtype
-    ) -> tuple[Tensor, Tensor, float | Tensor]:
-        """delta (r, m), a (r, n) and what is left to multiply with. One pair is returned as it is, without a copy."""
-        for f in factors:
-            _check_versions(f, use)
-        if len(factors) == 1:
-            return factors[0].delta.to(dtype), factors[0].a.to(dtype), factors[0].scale
-        deltas = [f.delta.to(dtype) if _is_number(f.scale, 1) else f.delta.to(dtype) * f.scale for f in factors]
-        return torch.cat(deltas), torch.cat([f.a.to(dtype) for f in factors]), 1.0
-
-
-def _is_number(x: float | Tensor, number: float) -> bool:
-    return not isinstance(x, Tensor) and x == number
-
-
-def _host(x: float | Tensor) -> float | Tensor:
-    """A number where reading it costs nothing (CPU); a tensor elsewhere, where reading it would wait for the device."""
-    return float(x) if isinstance(x, Tensor) and x.device.type == "cpu" else x
-
-
-def _check_versions(factors: Factors, use: str) -> None:
-    for name, tensor, version in zip(("delta", "a"), factors, factors.versions, strict=False):
-        assert isinstance(tensor, Tensor)
-        if tensor._version != version:
-            raise RuntimeError(
-                f"A factored gradient expected its factor `{name}` {tuple(tensor.shape)} unchanged until its use ({use}), got one "
-                "changed in place since the backward pass: the gradient would be wrong. Fill input buffers only after "
-                "optimizer.step() and zero_grad(), pass the layer a copy (input.clone()), or use GradientDescent(..., "
-                "factored=False)."
-            )
 
 
 def _check(delta: Tensor, a: Tensor, rows_per_sample: int) -> None:
@@ -295,7 +232,7 @@ def _check(delta: Tensor, a: Tensor, rows_per_sample: int) -> None:
 
 def _rebuilt(shape: Any, dtype: torch.dtype, device: str, factors: list, dense: Tensor | None) -> FactoredGradient:
     """What pickle and deepcopy make of a gradient's parts. Versions are counted anew."""
-    restored = tuple(Factors(d, a, scale, t, (d._version, a._version)) for d, a, scale, t in factors)
+    restored = tuple(Factors.of(*parts) for parts in factors)
     moved = restored[0].delta if restored else dense  # torch.load may have put them elsewhere
     return FactoredGradient.of(
         shape, dtype, torch.device(device) if moved is None else moved.device, Content(restored, dense)

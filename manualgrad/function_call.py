@@ -18,7 +18,7 @@ def call(function: type[Function], with_tangent: type[Function], *arguments: Any
         return with_tangent.apply(*arguments)
     # What `apply` comes to when no transform is active, without its inspection of the signature, which takes longer than a
     # small layer.
-    return super(Function, function).apply(*arguments)
+    return super(Function, function).apply(*arguments)  # type: ignore[misc]
 
 
 def is_beyond_jvp() -> bool:

@@ -52,7 +52,7 @@ class GradientDescent(Optimizer):
         factored: bool = True,
     ) -> None:
         if not isinstance(params, Tensor):  # which the base class refuses by itself
-            params = list(params)
+            params = list(params)  # type: ignore[assignment]
             if not params:
                 raise ValueError("optimizer got an empty parameter list. Pass for example model.parameters().")
         self.factored = factored

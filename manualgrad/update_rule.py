@@ -7,7 +7,8 @@ w := w - lr * g,   w - lr * v  with momentum,   w - lr * (g + momentum * v)  wit
 
 from __future__ import annotations
 
-from typing import TypedDict
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -15,21 +16,11 @@ from manualgrad.equations import descent
 from manualgrad.factored_gradient import FactoredGradient
 
 
-class Options(TypedDict):
-    """The part of a param group that the rule reads."""
-
-    lr: float | Tensor
-    momentum: float
-    dampening: float
-    weight_decay: float
-    nesterov: bool
-    maximize: bool
-
-
-def update(w: Tensor, gradient: Tensor, velocity: Tensor | None, options: Options) -> Tensor | None:
+def update(w: Tensor, gradient: Tensor, velocity: Tensor | None, options: Mapping[str, Any]) -> Tensor | None:
     """Change w, and v if there is one, in place; the gradient stays as it is.
 
-    w, gradient, velocity (...), all of one shape. Returns v: None without momentum, else a tensor made in the first step.
+    w, gradient, velocity (...), all of one shape; options: a param group, of which lr, momentum, dampening, weight_decay,
+    nesterov and maximize are read. Returns v: None without momentum, else a tensor made in the first step.
     """
     if isinstance(gradient, FactoredGradient):
         if not gradient.is_dense:
@@ -51,7 +42,7 @@ def update(w: Tensor, gradient: Tensor, velocity: Tensor | None, options: Option
 
 
 def _update_from_factors(
-    w: Tensor, gradient: FactoredGradient, velocity: Tensor | None, options: Options
+    w: Tensor, gradient: FactoredGradient, velocity: Tensor | None, options: Mapping[str, Any]
 ) -> Tensor | None:
     """The same rule, multiplied out so that nothing but v has the size of w: g is only ever added to w or to v."""
     lr, momentum, decay = _number(options["lr"]), options["momentum"], options["weight_decay"]

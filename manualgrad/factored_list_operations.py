@@ -1,0 +1,101 @@
+"""What factored gradients do in operations on whole lists of tensors: fused and foreach optimizers, loss scaling.
+
+Lists may mix factored gradients with dense ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeGuard
+
+import torch
+from torch import Tensor
+
+from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored_norms import overflows
+from manualgrad.factored_operations import divide_in_place, implements, multiply_in_place
+from manualgrad.update_rule import update
+
+
+aten = torch.ops.aten
+
+
+def has_factors(gradient: Tensor) -> TypeGuard[FactoredGradient]:
+    return isinstance(gradient, FactoredGradient) and not gradient.is_dense
+
+
+@implements(aten._amp_foreach_non_finite_check_and_unscale_.default)
+def unscale(gradients: Sequence[Tensor], found_inf: Tensor, inverse_scale: Tensor) -> None:  # GradScaler.unscale_
+    dense = [g.densify() if isinstance(g, FactoredGradient) else g for g in gradients if not has_factors(g)]
+    if dense:
+        torch._amp_foreach_non_finite_check_and_unscale_(dense, found_inf, inverse_scale)
+    for gradient in gradients:
+        if has_factors(gradient):
+            torch.maximum(found_inf, overflows(gradient).to(found_inf.dtype), out=found_inf)
+            multiply_in_place(gradient, inverse_scale.reshape(()))
+
+
+@implements(aten._fused_sgd_.default, aten._fused_sgd_.tensor_lr)
+def fused_sgd(
+    weights: Sequence[Tensor],
+    gradients: Sequence[Tensor],
+    velocities: Sequence[Tensor],
+    *,
+    is_first_step: bool,
+    grad_scale: Tensor | None = None,
+    found_inf: Tensor | None = None,
+    **options: Any,
+) -> None:  # torch.optim.SGD(fused=True)
+    velocities = velocities or [None] * len(weights)  # type: ignore[list-item]
+    rest = [i for i, gradient in enumerate(gradients) if not has_factors(gradient)]
+    if rest:
+        torch._fused_sgd_(
+            [weights[i] for i in rest],
+            [g.densify() if isinstance(g := gradients[i], FactoredGradient) else g for i in rest],
+            [velocities[i] for i in rest if velocities[i] is not None],
+            is_first_step=is_first_step,
+            grad_scale=grad_scale,
+            found_inf=found_inf,
+            **options,
+        )
+    if found_inf is not None and found_inf.item():
+        return
+    for w, gradient, velocity in zip(weights, gradients, velocities, strict=True):
+        if not has_factors(gradient):
+            continue
+        if grad_scale is not None:
+            divide_in_place(gradient, grad_scale.reshape(()))
+        made = update(w, gradient, None if is_first_step else velocity, options)
+        if is_first_step and made is not None:
+            velocity.copy_(made)
+
+
+def for_each(operation: Callable[..., Any], in_place: bool) -> Callable[..., Any]:
+    """A foreach operation as a loop. Lists among its arguments go element by element."""
+
+    def loop(tensors: Sequence[Tensor], *arguments: Any, **keywords: Any) -> list[Any] | None:
+        results = []
+        for i, tensor in enumerate(tensors):
+            own = (x[i] if isinstance(x, list | tuple) else x for x in arguments)
+            results.append(operation(tensor, *own, **keywords))
+        return None if in_place else results
+
+    return loop
+
+
+_new: dict[Any, Any] = {  # torch.optim.SGD(foreach=True), its default on CUDA
+    aten._foreach_add.List: torch.add,
+    aten._foreach_mul.Scalar: torch.mul,
+    aten._foreach_mul.Tensor: torch.mul,
+    aten._foreach_neg.default: torch.neg,
+    aten._foreach_norm.Scalar: torch.linalg.vector_norm,
+}
+_in_place: dict[Any, Any] = {
+    aten._foreach_add_.List: Tensor.add_,
+    aten._foreach_mul_.Scalar: Tensor.mul_,
+    aten._foreach_mul_.Tensor: Tensor.mul_,
+    aten._foreach_neg_.default: Tensor.neg_,
+    aten._foreach_zero_.default: Tensor.zero_,
+}
+for _list_operation, _operation in (_new | _in_place).items():
+    implements(_list_operation)(for_each(_operation, in_place=_list_operation in _in_place))

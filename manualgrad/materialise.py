@@ -1,0 +1,78 @@
+"""What happens to a factored gradient in an operation that has no rule for factors: it becomes dense, audibly."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from manualgrad.factored_gradient import FactoredGradient
+
+
+aten = torch.ops.aten
+
+
+class FactorsLostWarning(UserWarning):
+    """An operation needed every entry of a factored gradient, which is now dense and as large as its weight."""
+
+
+# clip_grad_value_: not linear, so the value becomes dense; whoever calls it has asked for that.
+_expected_to_materialise = {aten.clamp_.default, aten.clamp_.Tensor, aten.clamp_min_.default, aten.clamp_max_.default}
+
+
+_warned: set[str] = set()
+_forbidden = 0
+
+
+@contextmanager
+def forbid_densify() -> Iterator[None]:
+    """Inside, an operation that would lose the factors of a gradient raises RuntimeError, and the gradient keeps them.
+
+    For tests that a training step stays factored. It concerns operations that have no rule for factors; what is dense by
+    design stays allowed: `clone`, `to_dense`, clipping by value, folding past the limit of accumulated rows, DDP's `copy_`.
+    """
+    global _forbidden
+    _forbidden += 1
+    try:
+        yield
+    finally:
+        _forbidden -= 1
+
+
+def materialise(operation: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
+    """Make every factored gradient among the arguments dense, for good, and run the operation on that."""
+    name = getattr(operation, "__name__", str(operation)).removesuffix(".default")
+    gradients = [x for x in tree_leaves((arguments, keywords)) if isinstance(x, FactoredGradient)]
+    if torch.Tag.inplace_view in getattr(operation, "tags", ()):
+        raise RuntimeError(
+            f"A factored gradient expected to keep its shape, got the in-place operation {name}. "
+            "Use the operation that is not in place, or gradient.to_dense()."
+        )
+    if operation not in _expected_to_materialise and not all(gradient.is_dense for gradient in gradients):
+        _lose_factors(name, gradients)
+    wrapper = {id(gradient.densify()): gradient for gradient in gradients}
+    arguments, keywords = tree_map_only(FactoredGradient, FactoredGradient.densify, (arguments, keywords))
+    result = operation(*arguments, **keywords)
+    # An in-place operation returns its argument: hand back the gradient itself, not the tensor inside.
+    return tree_map_only(Tensor, lambda tensor: wrapper.get(id(tensor), tensor), result)
+
+
+def _lose_factors(name: str, gradients: list[FactoredGradient]) -> None:
+    shape = tuple(gradients[0].shape)
+    sentence = (
+        f"{name} needs every entry of a factored gradient of shape {shape}, which {{}} dense and as large as its weight. "
+        "If that is too much, read .delta and .a or .norm() instead, or work on gradient.to_dense()."
+    )
+    if _forbidden:
+        raise RuntimeError(sentence.format("would become") + " (inside forbid_densify())")
+    if name not in _warned:
+        warnings.warn(sentence.format("becomes"), FactorsLostWarning, stacklevel=4)
+        _warned.add(name)  # after the warning: where warnings are errors, every time is an error
+
+
+FactoredGradient.fallback = staticmethod(materialise)
