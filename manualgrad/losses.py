@@ -192,7 +192,8 @@ class SoftmaxCrossEntropyLoss(Loss):
         counted = (targets != self.ignored).unsqueeze(axis)
         index = targets.unsqueeze(axis) * counted
         minus_one = torch.full_like(index, -1, dtype=outputs.dtype)
-        return torch.where(counted, probabilities.scatter_add(axis, index, minus_one), 0) / counted.sum()
+        counts = counted.sum().clamp(min=1)  # where all are left out, C is NaN and its gradient 0, as PyTorch's are
+        return torch.where(counted, probabilities.scatter_add(axis, index, minus_one), 0) / counts
 
     def target_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         axis = _class_axis(outputs)
