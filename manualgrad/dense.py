@@ -7,7 +7,6 @@ module, an `nn.Linear` with an activation. Shapes: n features in, m out, weight 
 from __future__ import annotations
 
 import math
-from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -16,6 +15,7 @@ from torch.autograd import forward_ad
 
 from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
+from manualgrad.autocast import is_autocasting, is_castable, without_autocast
 from manualgrad.dense_checks import check_arguments, checked_device_type, fit
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.function_call import call, is_beyond_jvp
@@ -63,7 +63,7 @@ class DenseFunction(torch.autograd.Function):
         upstream = z_gradient if cost_gradient is None else cost_gradient
         if upstream is None:
             return None, None, None, None
-        if torch.is_autocast_enabled(upstream.device.type):  # the dtypes were chosen in the forward pass
+        if is_autocasting(upstream.device.type):  # the dtypes were chosen in the forward pass
             with torch.autocast(upstream.device.type, enabled=False):
                 return _backward(ctx, cost_gradient, z_gradient)
         return _backward(ctx, cost_gradient, z_gradient)
@@ -192,16 +192,16 @@ def dense(
         activation = activation_named(activation)
     if is_by_autograd() or is_beyond_jvp():
         z = nn.functional.linear(input, weight, bias)
-        with _without_autocast(z.device.type):  # which would compute some activations in float32
+        with without_autocast(z.device.type):  # which would compute some activations in float32
             return activation.value(z)
-    if fit(input, weight, bias) and not torch.is_autocast_enabled(input.device.type):
+    if fit(input, weight, bias) and not is_autocasting(input.device.type):
         return _apply(input, weight, bias, activation)  # the usual case, quickly
     device_type = checked_device_type(input, weight)
-    if torch.is_autocast_enabled(device_type) and _is_castable(input) and _is_castable(weight):
+    if is_autocasting(device_type) and is_castable(input) and is_castable(weight):
         # As autocast does for a linear layer. The weight is cast inside, so that it stays a leaf.
         input = input.to(torch.get_autocast_dtype(device_type))
         check_arguments(input, weight, bias, weight_dtype=input.dtype)
-        with _without_autocast(device_type):
+        with without_autocast(device_type):
             return _apply(input, weight, bias, activation)
     check_arguments(input, weight, bias, weight_dtype=weight.dtype)
     return _apply(input, weight, bias, activation)
@@ -213,16 +213,6 @@ def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activ
     else:
         output = call(DenseFunction, DenseFunctionWithTangent, input, weight, bias, activation)
     return output if isinstance(output, Tensor) else output[0]
-
-
-def _is_castable(x: Tensor) -> bool:
-    """Whether autocast lowers this tensor's precision: it leaves float64, complex and integers alone."""
-    return x.is_floating_point() and x.dtype != torch.float64
-
-
-def _without_autocast(device_type: str) -> Any:
-    """The layer chooses its own dtypes; autocast, where it is on, must not choose again inside."""
-    return torch.autocast(device_type, enabled=False) if torch.is_autocast_enabled(device_type) else nullcontext()
 
 
 class Dense(nn.Linear):

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from manualgrad.autocast import is_autocasting
 from manualgrad.function_call import call, is_beyond_jvp
 from manualgrad.reference import is_by_autograd
 
@@ -74,7 +75,7 @@ class Loss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """C, a 0-dimensional tensor. Raises as `check` does, before anything is computed."""
         self.check(outputs, targets)
-        if torch.is_autocast_enabled(outputs.device.type) and outputs.dtype in (torch.float16, torch.bfloat16):
+        if is_autocasting(outputs.device.type) and outputs.dtype in (torch.float16, torch.bfloat16):
             outputs = outputs.float()
         if not targets.is_floating_point() and targets.shape == outputs.shape:
             targets = targets.to(outputs.dtype)  # 0 and 1 given as integers or booleans

@@ -233,6 +233,13 @@ def test_autocast_computes_in_float32(ours: Loss, theirs: Loss, dtype: torch.dty
 
 
 @each_twin
+def test_meta_device(ours: Loss, theirs: Loss) -> None:
+    outputs = torch.empty(4, 3, device="meta", requires_grad=True)
+    ours(outputs, torch.empty(4, 3, device="meta")).backward()
+    assert outputs.grad is not None and outputs.grad.is_meta
+
+
+@each_twin
 def test_copies(ours: nn.Module, theirs: Loss) -> None:
     outputs, targets = torch.randn(4, 3), torch.rand(4, 3)
     for twin in (copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))):

@@ -1,0 +1,122 @@
+"""The sentences for what a dense layer does not accept."""
+
+import re
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import manualgrad as mg
+
+
+LAYER = "A dense layer of 3 features in and 2 out"
+
+
+def fails(call: Callable[[], object], error: type[Exception], sentence: str) -> None:
+    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
+        call()
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (3, 4), (0,), (), (3, 0)], ids=str)
+def test_feature_size(shape: tuple[int, ...]) -> None:
+    layer = mg.Dense(3, 2)
+    fails(
+        lambda: layer(torch.ones(shape)),
+        ValueError,
+        f"{LAYER} expected an input of shape (..., 3), got {shape}. "
+        "Change the input's last dimension or make the layer of that size.",
+    )
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.bool, torch.complex64])
+def test_dtype(dtype: torch.dtype, autocast: bool) -> None:
+    layer = mg.Dense(3, 2)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        fails(
+            lambda: layer(torch.ones(4, 3).to(dtype)),
+            TypeError,
+            f"{LAYER} expected an input of its weight's dtype torch.float32, got {dtype}. "
+            "Convert the input with input.to(torch.float32) or the layer with layer.to(...).",
+        )
+
+
+def test_half_precision_input_needs_autocast() -> None:
+    layer, x = mg.Dense(3, 2), torch.ones(4, 3, dtype=torch.bfloat16)
+    with pytest.raises(TypeError, match="got torch.bfloat16"):
+        layer(x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == torch.bfloat16
+
+
+def test_integers() -> None:
+    fails(
+        lambda: mg.dense(torch.ones(4, 3, dtype=torch.int64), torch.ones(2, 3, dtype=torch.int64)),
+        TypeError,
+        f"{LAYER} expected floating point or complex numbers, got torch.int64. Convert input and weight with .float().",
+    )
+
+
+@pytest.mark.parametrize("grad_mode", [True, False])
+def test_not_tensors(grad_mode: bool) -> None:
+    with torch.set_grad_enabled(grad_mode):
+        fails(
+            lambda: mg.Dense(3, 2)([[1.0, 2.0, 3.0]]),
+            TypeError,
+            "A dense layer expected a torch.Tensor as input, got list. Convert it with torch.as_tensor(input).",
+        )
+        fails(
+            lambda: mg.dense(torch.ones(4, 3), [[1.0, 2.0, 3.0]]),  # type: ignore[arg-type]
+            TypeError,
+            "A dense layer expected a torch.Tensor as weight, got list. Convert it with torch.as_tensor(weight).",
+        )
+
+
+@pytest.mark.parametrize("shape", [(3,), (), (1, 2, 3)], ids=str)
+def test_weight_shape(shape: tuple[int, ...]) -> None:
+    fails(
+        lambda: mg.dense(torch.ones(4, 3), torch.ones(shape)),
+        ValueError,
+        f"A dense layer expected a weight of shape (features out, features in), got {shape}. "
+        "Reshape it to two dimensions.",
+    )
+
+
+@pytest.mark.parametrize("shape", [(3,), (1,), (), (1, 2), (2, 1)], ids=str)
+def test_bias_shape(shape: tuple[int, ...]) -> None:
+    """Also those that would broadcast: (1,), () and (1, 2)."""
+    fails(
+        lambda: mg.dense(torch.ones(4, 3), torch.ones(2, 3), torch.ones(shape)),
+        ValueError,
+        f"{LAYER} expected a bias of shape (2,), got {shape}. Give one bias for each feature out.",
+    )
+
+
+def test_unknown_activation_comes_first() -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(ValueError, match="^Unknown activation 'relv'\\. Known: identity, "):
+        mg.Dense(3, 2, activation="relv")
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="^Unknown activation 'relv'\\. Known: identity, "):
+        mg.dense(torch.ones(4, 3), torch.ones(2, 3), None, "relv")
+
+
+@pytest.mark.parametrize("bad", [torch.ones(2, 3), nn.ReLU(), nn.Linear])
+def test_from_linear(bad: object) -> None:
+    fails(
+        lambda: mg.Dense.from_linear(bad),  # type: ignore[arg-type]
+        TypeError,
+        f"Dense.from_linear expected an nn.Linear, got {type(bad).__name__}. Pass the linear layer itself.",
+    )
+
+
+def test_nothing_has_changed_before_an_error() -> None:
+    layer = mg.Dense(3, 2, activation="gelu")
+    x = torch.ones(4, 2, requires_grad=True)
+    before: list[tuple[Tensor, int]] = [(p.detach().clone(), p._version) for p in layer.parameters()]
+    with pytest.raises(ValueError, match="expected an input of shape"):
+        layer(x)
+    for p, (values, version) in zip(layer.parameters(), before, strict=True):
+        assert torch.equal(p, values) and p._version == version
+    assert x.grad is None and layer.weight.grad is None
