@@ -73,7 +73,9 @@ class Comparison:
         return f"All {len(self.rows)} rows ok. Largest relative difference {self.max_relative_error:.1e}."
 
     def plot(self) -> Any:
-        """A matplotlib figure: both errors against the truth, a pair of bars for each row. Needs the `demo` extra."""
+        """A matplotlib figure: both errors against the truth, a pair of bars for each row, cut off at 1000.
+
+        Raises MissingExtraError where the `demo` extra is not installed."""
         from manualgrad.extras import require
 
         require("matplotlib", extra="demo", purpose="Comparison.plot()")
@@ -84,14 +86,14 @@ class Comparison:
         y = range(len(self.rows))
         axes.barh(
             [i - 0.2 for i in y],
-            [row.error_by_hand for row in self.rows],
+            [min(row.error_by_hand, _LONGEST_BAR) for row in self.rows],
             height=0.38,
             label="by hand",
             color="#0072B2",
         )
         axes.barh(
             [i + 0.2 for i in y],
-            [row.error_by_autograd for row in self.rows],
+            [min(row.error_by_autograd, _LONGEST_BAR) for row in self.rows],
             height=0.38,
             label="autograd",
             color="#E69F00",
@@ -104,6 +106,8 @@ class Comparison:
         axes.legend()
         return figure
 
+
+_LONGEST_BAR = 1e3  # an infinite error has a bar too
 
 _HEADER = (
     "gradient",
