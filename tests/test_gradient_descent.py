@@ -1,0 +1,532 @@
+"""GradientDescent against torch.optim.SGD."""
+
+import copy
+import io
+import pickle
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import Parameter
+from torch.optim import SGD, Optimizer
+from torch.testing._internal.common_optimizers import optim_db, optim_error_inputs_func_sgd, optim_inputs_func_sgd
+
+import manualgrad as mg
+
+
+SGD_INFO = next(info for info in optim_db if info.optim_cls is SGD)
+CONFIGURATIONS = {example.desc: {"lr": 1e-3, **example.kwargs} for example in optim_inputs_func_sgd("cpu")}
+each_configuration = pytest.mark.parametrize("options", CONFIGURATIONS.values(), ids=CONFIGURATIONS)
+STEPS = 50
+
+
+def test_pytorch_s_configurations_are_all_there() -> None:
+    assert len(CONFIGURATIONS) == 9
+    assert len(SGD_INFO.scheduler_inputs) == 7
+
+
+class Race:
+    """The same model twice, one with each optimizer, fed the same batches."""
+
+    def __init__(self, options: dict[str, Any], dtype: torch.dtype = torch.float64) -> None:
+        self.models = mg.MLP([5, 7, 3], "tanh", dtype=dtype), mg.MLP([5, 7, 3], "tanh", dtype=dtype)
+        self.models[1].load_state_dict(self.models[0].state_dict())
+        self.optimizers: list[Optimizer] = [
+            mg.GradientDescent(self.models[0].parameters(), **copy.deepcopy(options)),
+            SGD(self.models[1].parameters(), **copy.deepcopy(options)),
+        ]
+        self.random = torch.Generator().manual_seed(1)
+        self.dtype = dtype
+
+    def batch(self) -> tuple[Tensor, Tensor]:
+        x = torch.randn(6, 5, generator=self.random, dtype=self.dtype)
+        return x, torch.randn(6, 3, generator=self.random, dtype=self.dtype)
+
+    def step(self, closure: bool = False) -> list[float]:
+        x, y = self.batch()
+        losses = []
+        for model, optimizer in zip(self.models, self.optimizers, strict=True):
+
+            def evaluate(model: nn.Module = model, optimizer: Optimizer = optimizer) -> Tensor:
+                assert torch.is_grad_enabled()
+                optimizer.zero_grad()
+                loss = nn.functional.mse_loss(model(x), y)
+                loss.backward()
+                return loss
+
+            if closure:
+                losses.append(optimizer.step(evaluate).item())  # type: ignore[arg-type, attr-defined]
+            else:
+                losses.append(evaluate().item())
+                assert optimizer.step() is None
+        return losses
+
+    def assert_even(self) -> None:
+        for ours, theirs in zip(*(model.parameters() for model in self.models), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+@each_configuration
+def test_follows_sgd(options: dict[str, Any]) -> None:
+    race = Race(options)
+    start = [p.detach().clone() for p in race.models[0].parameters()]
+    for _ in range(STEPS):
+        race.step()
+        race.assert_even()
+    assert all((p != q).any() for p, q in zip(race.models[0].parameters(), start, strict=True))
+
+
+@each_configuration
+def test_follows_sgd_with_factored_gradients(options: dict[str, Any]) -> None:
+    layer, linear = mg.Dense(256, 160, dtype=torch.float64), nn.Linear(256, 160, dtype=torch.float64)
+    linear.load_state_dict(layer.state_dict())
+    ours = mg.GradientDescent(layer.parameters(), **copy.deepcopy(options))
+    theirs = SGD(linear.parameters(), **copy.deepcopy(options))
+    for _ in range(STEPS):
+        x = torch.randn(3, 256, dtype=torch.float64)
+        for module, optimizer in ((layer, ours), (linear, theirs)):
+            optimizer.zero_grad()
+            module(x).square().mean().backward()
+            optimizer.step()
+        assert isinstance(layer.weight.grad, mg.FactoredGradient)
+    torch.testing.assert_close(layer.state_dict(), linear.state_dict(), rtol=1e-12, atol=1e-12)
+
+
+@each_configuration
+def test_follows_sgd_with_a_closure(options: dict[str, Any]) -> None:
+    race = Race(options)
+    for _ in range(STEPS):
+        ours, theirs = race.step(closure=True)
+        assert abs(ours - theirs) <= 1e-12
+    race.assert_even()
+
+
+@each_configuration
+@pytest.mark.parametrize(
+    "schedulers", SGD_INFO.scheduler_inputs, ids=["step", "linear", "two", "three", "constant", "polynomial", "plateau"]
+)
+def test_follows_sgd_under_learning_rate_schedulers(
+    options: dict[str, Any], schedulers: list[Callable[[Optimizer], Any]]
+) -> None:
+    race = Race(options)
+    made = [[make(optimizer) for make in schedulers] for optimizer in race.optimizers]
+    for _ in range(STEPS):
+        losses = race.step()
+        for scheduler, loss in zip(
+            [s for both in zip(*made, strict=True) for s in both], losses * len(schedulers), strict=True
+        ):
+            if isinstance(scheduler, torch.optim.lr_scheduler.ReduceLROnPlateau):
+                scheduler.step(loss)
+            else:
+                scheduler.step()
+    race.assert_even()
+    ours, theirs = (float(optimizer.param_groups[0]["lr"]) for optimizer in race.optimizers)
+    assert ours == pytest.approx(theirs, rel=1e-12)
+
+
+@each_configuration
+def test_state_dicts_are_exchanged_in_both_directions_mid_run(options: dict[str, Any]) -> None:
+    race = Race(options)
+    for _ in range(3):
+        for _ in range(STEPS // 3):
+            race.step()
+        ours, theirs = (copy.deepcopy(optimizer.state_dict()) for optimizer in race.optimizers)
+        assert ours["param_groups"][0].keys() == theirs["param_groups"][0].keys()
+        assert ours["state"].keys() == theirs["state"].keys()
+        assert all(ours["state"][i].keys() == theirs["state"][i].keys() for i in ours["state"])
+        for optimizer, state in zip(race.optimizers, (theirs, ours), strict=True):
+            for p in (p for group in optimizer.param_groups for p in group["params"]):
+                optimizer.state.pop(p, None)
+            optimizer.load_state_dict(state)
+    for _ in range(STEPS // 3):
+        race.step()
+    race.assert_even()
+
+
+@each_configuration
+def test_a_checkpoint_continues_the_run(options: dict[str, Any]) -> None:
+    """Saved and loaded with weights_only, into a fresh model and a fresh optimizer with other options."""
+    race, buffer = Race(options), io.BytesIO()
+    for _ in range(5):
+        race.step()
+    model, optimizer = race.models[0], race.optimizers[0]
+    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    buffer.seek(0)
+    loaded = torch.load(buffer, weights_only=True)
+    model.load_state_dict({name: torch.zeros_like(p) for name, p in model.state_dict().items()})
+    model.load_state_dict(loaded["model"])
+    race.optimizers[0] = mg.GradientDescent(model.parameters(), lr=77.0)
+    race.optimizers[0].load_state_dict(loaded["optimizer"])
+    for _ in range(5):
+        race.step()
+    race.assert_even()
+
+
+@each_configuration
+@pytest.mark.parametrize("twin", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))], ids=["deepcopy", "pickle"])
+def test_copies_of_model_and_optimizer_continue_the_run(options: dict[str, Any], twin: Callable) -> None:
+    race = Race(options)
+    for _ in range(5):
+        race.step()
+    model, optimizer = twin((race.models[0], race.optimizers[0]))
+    assert optimizer.param_groups[0]["params"][0] is model[0].weight
+    race.models, race.optimizers = (model, race.models[1]), [optimizer, race.optimizers[1]]
+    for _ in range(5):
+        race.step()
+    race.assert_even()
+
+
+@each_configuration
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_lower_precision(options: dict[str, Any], dtype: torch.dtype) -> None:
+    race = Race(options, dtype)
+    for _ in range(5):
+        race.step()
+    for ours, theirs in zip(*(model.parameters() for model in race.models), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=4 * torch.finfo(dtype).eps, atol=4 * torch.finfo(dtype).eps)
+
+
+# Single parameters with prescribed gradients
+
+
+def pair(value: Tensor, options: dict[str, Any], steps: list[Tensor | None]) -> tuple[Tensor, Tensor]:
+    """`value` after those gradients, ours and SGD's."""
+    results = []
+    for kind in (mg.GradientDescent, SGD):
+        p = Parameter(value.clone())
+        optimizer = kind([p], **copy.deepcopy(options))
+        for gradient in steps:
+            p.grad = None if gradient is None else gradient.clone()
+            optimizer.step()
+        results.append(p.detach())
+    return results[0], results[1]
+
+
+@each_configuration
+@pytest.mark.parametrize("shape", [(), (1,), (5,), (2, 3, 4), (0,), (3, 0)], ids=str)
+def test_any_shape(options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    gradients: list[Tensor | None] = [torch.randn(shape, dtype=torch.float64) for _ in range(4)]
+    torch.testing.assert_close(
+        *pair(torch.randn(shape, dtype=torch.float64), options, gradients), rtol=1e-13, atol=1e-15
+    )
+
+
+@each_configuration
+def test_complex_parameters(options: dict[str, Any]) -> None:
+    gradients: list[Tensor | None] = [torch.randn(3, 2, dtype=torch.complex128) for _ in range(5)]
+    ours, theirs = pair(torch.randn(3, 2, dtype=torch.complex128), options, gradients)
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize("options", [o for o in CONFIGURATIONS.values() if "weight_decay" not in o], ids=str)
+def test_sparse_gradients(options: dict[str, Any]) -> None:
+    gradients: list[Tensor | None] = [
+        torch.sparse_coo_tensor(torch.tensor([[0, 2, 2]]), torch.randn(3, 2).double(), (4, 2), check_invariants=True)
+        for _ in range(5)
+    ]
+    with torch.sparse.check_sparse_tensor_invariants():
+        ours, theirs = pair(torch.randn(4, 2, dtype=torch.float64), options, gradients)
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
+
+
+def test_an_embedding_with_sparse_gradients() -> None:
+    table = nn.Embedding(10, 3, sparse=True)
+    before = table.weight.detach().clone()
+    optimizer = mg.GradientDescent(table.parameters(), lr=0.5)
+    with torch.sparse.check_sparse_tensor_invariants():
+        table(torch.tensor([1, 1, 4])).sum().backward()
+        optimizer.step()
+    assert torch.equal(
+        (table.weight.detach() - before)[[1, 4, 0]].round(decimals=4), torch.tensor([[-1.0], [-0.5], [0]]).expand(3, 3)
+    )
+
+
+@each_configuration
+def test_missing_gradients_are_skipped(options: dict[str, Any]) -> None:
+    """Also one that is missing for a while: its momentum waits."""
+    g = torch.randn(3, dtype=torch.float64)
+    ours, theirs = pair(torch.randn(3, dtype=torch.float64), options, [None, g, None, None, 2 * g])
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
+    p = Parameter(torch.ones(3))
+    optimizer = mg.GradientDescent([p], **copy.deepcopy(options))
+    optimizer.step()
+    assert torch.equal(p, torch.ones(3)) and not optimizer.state
+
+
+@each_configuration
+def test_the_gradient_is_never_changed(options: dict[str, Any]) -> None:
+    p = Parameter(torch.randn(3, 2))
+    optimizer = mg.GradientDescent([p], **copy.deepcopy(options))
+    for _ in range(3):
+        gradient = torch.randn(3, 2)
+        p.grad = gradient
+        before = gradient.clone()
+        optimizer.step()
+        assert p.grad is gradient and torch.equal(gradient, before) and gradient._version == 0
+    for state in optimizer.state.values():
+        assert state["momentum_buffer"].data_ptr() != gradient.data_ptr()
+
+
+@each_configuration
+def test_non_contiguous_parameters_and_gradients(options: dict[str, Any]) -> None:
+    whole = torch.randn(4, 6, dtype=torch.float64)
+    gradients: list[Tensor | None] = [
+        torch.randn(6, 4, dtype=torch.float64).t()[:, ::2],
+        torch.randn(1, 1).double().expand(4, 3),
+    ]
+    ours, theirs = pair(whole[:, ::2], options, gradients)
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-15)
+
+
+# The contract
+
+
+@each_configuration
+def test_a_tensor_learning_rate_can_be_changed_in_place(options: dict[str, Any]) -> None:
+    results = []
+    for kind in (mg.GradientDescent, SGD):
+        lr = torch.tensor(0.1, dtype=torch.float64)
+        p = Parameter(torch.ones(3, dtype=torch.float64))
+        optimizer = kind([p], **{**options, "lr": lr})
+        for _ in range(4):
+            p.grad = p.detach() ** 2
+            optimizer.step()
+            lr.mul_(0.5)
+        assert optimizer.param_groups[0]["lr"] is lr
+        results.append(p.detach())
+    torch.testing.assert_close(*results, rtol=1e-13, atol=1e-15)
+
+
+@pytest.mark.parametrize(
+    "lr", [torch.tensor(0.1), torch.tensor([0.1]), torch.tensor(0.1, dtype=torch.float64)], ids=str
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
+@pytest.mark.parametrize("shape", [(), (3,)], ids=str)
+def test_tensor_learning_rates_of_any_kind(lr: Tensor, dtype: torch.dtype, shape: tuple[int, ...]) -> None:
+    ours, theirs = pair(torch.ones(shape, dtype=dtype), {"lr": lr}, [torch.ones(shape, dtype=dtype)] * 2)
+    assert torch.equal(ours, theirs)
+
+
+def test_param_groups() -> None:
+    results = []
+    for kind in (mg.GradientDescent, SGD):
+        p, q, r = (Parameter(torch.ones(3, dtype=torch.float64)) for _ in range(3))
+        groups: list[dict[str, Any]] = [
+            {"params": [p]},
+            {"params": q, "lr": 1e-2, "momentum": 0.9, "nesterov": True},
+        ]
+        optimizer = kind(groups, lr=1e-1)
+        optimizer.add_param_group({"params": [r], "weight_decay": 0.5, "maximize": True})
+        for _ in range(5):
+            for w in (p, q, r):
+                w.grad = w.detach() ** 2
+            optimizer.step()
+        results.append(torch.cat([p, q, r]).detach())
+    torch.testing.assert_close(*results, rtol=1e-13, atol=1e-15)
+
+
+def test_a_learning_rate_in_every_group_is_enough() -> None:
+    p, q = Parameter(torch.ones(1)), Parameter(torch.ones(1))
+    optimizer = mg.GradientDescent([{"params": [p], "lr": 1.0}, {"params": [q], "lr": 2.0}])
+    p.grad = q.grad = torch.ones(1)
+    optimizer.step()
+    assert (p.item(), q.item()) == (0.0, -1.0)
+
+
+def test_named_parameters() -> None:
+    model = mg.MLP([3, 2])
+    optimizer = mg.GradientDescent(model.named_parameters(), lr=0.1)
+    assert optimizer.param_groups[0]["param_names"] == ["0.weight", "0.bias"]
+    other = SGD(model.named_parameters(), lr=0.2)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.param_groups[0]["param_names"] == ["0.weight", "0.bias"]
+    assert other.param_groups[0]["lr"] == 0.1
+
+
+def test_step_hooks() -> None:
+    p = Parameter(torch.ones(1))
+    seen: list[Any] = []
+    optimizer = mg.GradientDescent([p], lr=1.0)
+    optimizer.register_step_pre_hook(lambda o, args, kwargs: seen.append(("before", p.item())))
+    optimizer.register_step_post_hook(lambda o, args, kwargs: seen.append(("after", p.item())))
+    optimizer.register_state_dict_post_hook(lambda o, state: seen.append("saved"))
+    optimizer.register_load_state_dict_pre_hook(lambda o, state: seen.append("loading"))
+    p.grad = torch.ones(1)
+    optimizer.step()
+    optimizer.load_state_dict(optimizer.state_dict())
+    assert seen == [("before", 1.0), ("after", 0.0), "saved", "loading"]
+
+
+def test_zero_grad() -> None:
+    p = Parameter(torch.ones(1))
+    optimizer = mg.GradientDescent([p], lr=1.0, momentum=0.9, weight_decay=0.1)
+    p.grad = torch.ones(1)
+    optimizer.zero_grad(set_to_none=False)
+    assert p.grad is not None and p.grad.item() == 0
+    optimizer.zero_grad()
+    assert p.grad is None
+
+
+@each_configuration
+def test_state_is_only_the_momentum(options: dict[str, Any]) -> None:
+    race = Race(options)
+    race.step()
+    ours = race.optimizers[0].state
+    if options.get("momentum", 0) == 0:
+        assert all(not state or state["momentum_buffer"] is None for state in ours.values())
+    else:
+        assert {tuple(state) for state in ours.values()} == {("momentum_buffer",)}
+        assert not any(state["momentum_buffer"].requires_grad for state in ours.values())
+
+
+def test_state_dicts_of_older_releases_load() -> None:
+    p = Parameter(torch.ones(2))
+    optimizer = mg.GradientDescent([p], lr=1.0)
+    old = {"state": {}, "param_groups": [{"lr": 0.5, "momentum": 0, "dampening": 0, "weight_decay": 0, "params": [0]}]}
+    optimizer.load_state_dict(old)
+    p.grad = torch.ones(2)
+    optimizer.step()
+    assert torch.equal(p, torch.full((2,), 0.5))
+
+
+def test_loaded_momentum_takes_the_parameter_s_dtype() -> None:
+    p, q = Parameter(torch.ones(2)), Parameter(torch.ones(2, dtype=torch.float64))
+    optimizer = mg.GradientDescent([p], lr=1.0, momentum=0.9)
+    p.grad = torch.ones(2)
+    optimizer.step()
+    other = mg.GradientDescent([q], lr=1.0, momentum=0.9)
+    other.load_state_dict(optimizer.state_dict())
+    assert other.state[q]["momentum_buffer"].dtype == torch.float64
+
+
+def test_clipping_scaling_and_averaging_work_as_before() -> None:
+    race = Race({"lr": 0.1, "momentum": 0.9})
+    averages = [torch.optim.swa_utils.AveragedModel(model) for model in race.models]
+    for _ in range(5):
+        x, y = race.batch()
+        for model, optimizer, average in zip(race.models, race.optimizers, averages, strict=True):
+            optimizer.zero_grad()
+            (100 * nn.functional.mse_loss(model(x), y)).backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            nn.utils.clip_grad_value_(model.parameters(), 0.3)
+            optimizer.step()
+            average.update_parameters(model)
+    race.assert_even()
+
+
+# Errors
+
+
+@pytest.fixture
+def p() -> Iterator[Parameter]:
+    parameter = Parameter(torch.ones(2))
+    yield parameter
+    assert torch.equal(parameter, torch.ones(2))
+
+
+ERRORS = optim_error_inputs_func_sgd("cpu", torch.float32)
+
+
+@pytest.mark.parametrize("case", ERRORS, ids=[case.optimizer_error_input.desc for case in ERRORS])
+def test_pytorch_s_own_error_cases(case: Any, p: Parameter) -> None:
+    example = case.optimizer_error_input
+    params = [p] if example.params is None else example.params
+    if issubclass(case.error_type, Warning):
+        with pytest.warns(case.error_type, match=case.error_regex):
+            mg.GradientDescent(params, **{"lr": 0.1, **example.kwargs})
+    else:
+        with pytest.raises(case.error_type, match=case.error_regex):
+            mg.GradientDescent(params, **{"lr": 0.1, **example.kwargs})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "sentence"),
+    [
+        (
+            {},
+            TypeError,
+            "GradientDescent expected a learning rate `lr`, got none. "
+            "Pass for example GradientDescent(model.parameters(), lr=0.1), or an lr in every param group.",
+        ),
+        ({"lr": -0.1}, ValueError, "Invalid learning rate: -0.1. Expected a finite number >= 0, for example lr=0.1."),
+        (
+            {"lr": float("nan")},
+            ValueError,
+            "Invalid learning rate: nan. Expected a finite number >= 0, for example lr=0.1.",
+        ),
+        (
+            {"lr": float("inf")},
+            ValueError,
+            "Invalid learning rate: inf. Expected a finite number >= 0, for example lr=0.1.",
+        ),
+        (
+            {"lr": torch.tensor(-1.0)},
+            ValueError,
+            "Invalid learning rate: -1.0. Expected a finite number >= 0, for example lr=0.1.",
+        ),
+        (
+            {"lr": torch.tensor([0.1, 0.2])},
+            ValueError,
+            "Tensor lr must be 1-element, got shape (2,). Give each param group an lr of its own.",
+        ),
+        (
+            {"lr": 0.1, "momentum": -0.5},
+            ValueError,
+            "Invalid momentum value: -0.5. Expected a number from 0 to 1, for example momentum=0.9.",
+        ),
+        (
+            {"lr": 0.1, "momentum": 1.5},
+            ValueError,
+            "Invalid momentum value: 1.5. Expected a number from 0 to 1, for example momentum=0.9.",
+        ),
+        (
+            {"lr": 0.1, "weight_decay": -1.0},
+            ValueError,
+            "Invalid weight_decay value: -1.0. Expected a finite number >= 0, for example weight_decay=1e-4.",
+        ),
+        (
+            {"lr": 0.1, "nesterov": True},
+            ValueError,
+            "Nesterov momentum requires a momentum and zero dampening, got momentum=0 and dampening=0. "
+            "Pass for example momentum=0.9, dampening=0.",
+        ),
+        (
+            {"lr": 0.1, "nesterov": True, "momentum": 0.9, "dampening": 0.1},
+            ValueError,
+            "Nesterov momentum requires a momentum and zero dampening, got momentum=0.9 and dampening=0.1. "
+            "Pass for example momentum=0.9, dampening=0.",
+        ),
+    ],
+    ids=str,
+)
+def test_bad_options(options: dict[str, Any], error: type[Exception], sentence: str, p: Parameter) -> None:
+    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
+        mg.GradientDescent([p], **options)
+    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
+        mg.GradientDescent([{"params": [p], **options}])
+    if "lr" not in options:
+        return
+    optimizer = mg.GradientDescent([Parameter(torch.ones(1))], lr=0.1)
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
+        optimizer.add_param_group({"params": [p], **options})
+    assert optimizer.state_dict() == before
+
+
+@pytest.mark.parametrize("params", [[], iter([]), ()], ids=["list", "iterator", "tuple"])
+def test_no_parameters(params: Any) -> None:
+    sentence = "optimizer got an empty parameter list. Pass for example model.parameters()."
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        mg.GradientDescent(params, lr=0.1)
+
+
+def test_a_state_dict_of_another_shape_changes_nothing() -> None:
+    p = Parameter(torch.ones(2))
+    optimizer = mg.GradientDescent([p], lr=0.1)
+    state = SGD([Parameter(torch.ones(2)), Parameter(torch.ones(2))], lr=0.3).state_dict()
+    with pytest.raises(ValueError, match="doesn't match the size of optimizer's group"):
+        optimizer.load_state_dict(state)
+    assert optimizer.param_groups[0]["lr"] == 0.1
