@@ -1,5 +1,7 @@
 """The whole stack against `by_hand`, which shares no line with it."""
 
+from typing import Any
+
 import pytest
 import torch
 from by_hand import Network
@@ -26,7 +28,7 @@ def digits() -> tuple[Tensor, Tensor]:
 def test_an_epoch_of_the_digits(digits: tuple[Tensor, Tensor], factored: bool) -> None:
     images, targets = digits
     model = mg.MLP([64, 12, 10], "sigmoid", "sigmoid", dtype=torch.float64)
-    layers = list(model)
+    layers: list[Any] = list(model)
     network = Network([layer.weight.tolist() for layer in layers], [layer.bias.tolist() for layer in layers])
     loss_function = mg.QuadraticLoss()
     optimizer = mg.GradientDescent(model.parameters(), lr=ETA, factored=factored)
@@ -47,7 +49,7 @@ def test_an_epoch_of_the_digits(digits: tuple[Tensor, Tensor], factored: bool) -
 def test_the_errors_of_every_layer() -> None:
     """delta itself, layer by layer: what backpropagation hands to each z."""
     model = mg.MLP([3, 4, 5, 2], "sigmoid", "sigmoid", dtype=torch.float64)
-    layers = list(model)
+    layers: list[Any] = list(model)
     network = Network([layer.weight.tolist() for layer in layers], [layer.bias.tolist() for layer in layers])
     x, y = torch.rand(3, dtype=torch.float64), torch.rand(2, dtype=torch.float64)
     mg.QuadraticLoss()(model(x), y).backward()

@@ -137,7 +137,7 @@ def test_masked_classes() -> None:
 
 # All of them
 
-TWINS = {
+TWINS: dict[str, tuple[Loss, Loss]] = {
     "binary": (mg.BinaryCrossEntropyLoss(), nn.BCEWithLogitsLoss()),
     "softmax": (mg.SoftmaxCrossEntropyLoss(), nn.CrossEntropyLoss()),
     "quadratic": (mg.QuadraticLoss(), half_sum_of_squares),

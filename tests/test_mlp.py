@@ -4,6 +4,7 @@ import copy
 import io
 import pickle
 import re
+from typing import Any
 
 import numpy
 import pytest
@@ -19,15 +20,16 @@ EXAMPLE = "Pass for example sizes=[784, 30, 10]."
 def test_layers() -> None:
     model = mg.MLP([5, 4, 3, 2], "tanh", "sigmoid", bias=False, dtype=torch.float64)
     assert isinstance(model, nn.Sequential)
-    assert [(layer.in_features, layer.out_features) for layer in model] == [(5, 4), (4, 3), (3, 2)]
-    assert [layer.activation.name for layer in model] == ["tanh", "tanh", "sigmoid"]
-    assert all(layer.bias is None and layer.weight.dtype == torch.float64 for layer in model)
+    layers: list[Any] = list(model)
+    assert [(layer.in_features, layer.out_features) for layer in layers] == [(5, 4), (4, 3), (3, 2)]
+    assert [layer.activation.name for layer in layers] == ["tanh", "tanh", "sigmoid"]
+    assert all(layer.bias is None and layer.weight.dtype == torch.float64 for layer in layers)
     assert model.sizes == (5, 4, 3, 2)
 
 
 def test_defaults_and_the_shortest_one() -> None:
-    assert [layer.activation.name for layer in mg.MLP([3, 4, 2])] == ["relu", "identity"]
-    assert [layer.activation.name for layer in mg.MLP((3, 2))] == ["identity"]
+    layers: list[Any] = [*mg.MLP([3, 4, 2]), *mg.MLP((3, 2))]
+    assert [layer.activation.name for layer in layers] == ["relu", "identity", "identity"]
 
 
 @pytest.mark.parametrize("sizes", [torch.Size([3, 2]), numpy.array([3, 2]), iter([3, 2]), [numpy.int64(3), 2]])
