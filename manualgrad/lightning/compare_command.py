@@ -1,0 +1,57 @@
+"""`manualgrad compare`: gradients by hand beside autograd's, for a checkpoint or a fresh model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
+
+from manualgrad.lightning.checkpoint import read_checkpoint
+from manualgrad.lightning.command import DEFAULTS, quiet, user_errors
+from manualgrad.lightning.step_comparison import compare_training_step
+
+
+def compare(arguments: Sequence[str]) -> int:
+    """Print the comparison for the first training batch. Returns 0 if every row is ok, else 1."""
+    quiet()
+    parser = ArgumentParser(prog="manualgrad compare", description="Set gradients by hand beside autograd's.")
+    parser.add_argument("--config", action="config", help="A YAML file with these options.")
+    parser.add_argument("--checkpoint", type=str | None, help="Compare the model in it; else a fresh one.")
+    parser.add_argument("--seed", type=int, default=0, help="Of a fresh model's weights.")
+    parser.add_argument("--json", type=str | None, help="Also write the comparison to this file.")
+    parser.add_subclass_arguments(LightningModule, "model", help="The model's class and options.")
+    parser.add_subclass_arguments(LightningDataModule, "data", help="The data's class and options.")
+    parser.set_defaults({key: DEFAULTS[key] for key in ("model", "data")})
+    options = parser.parse_args(list(arguments))
+    with user_errors():
+        seed_everything(options.seed)
+        built = parser.instantiate_classes(options)
+        model = built.model if options.checkpoint is None else _from_checkpoint(options.checkpoint, type(built.model))
+        comparison = compare_training_step(model, _first_batch(model, built.data))
+    print(
+        f"Gradients of one training batch, by hand and by autograd, {_described(options.checkpoint)}:\n\n{comparison}"
+    )
+    if options.json is not None:
+        Path(options.json).write_text(comparison.to_json() + "\n")
+    return 0 if comparison.ok else 1
+
+
+def _described(checkpoint: str | None) -> str:
+    return "for a fresh model" if checkpoint is None else f"for {checkpoint}"
+
+
+def _from_checkpoint(path: str, model_class: type[LightningModule]) -> LightningModule:
+    """The model in the checkpoint, of the class that it names, if it was written by `manualgrad fit`; else `model_class`."""
+    options = read_checkpoint(path).get("hyper_parameters", {})
+    return (LightningModule if "_class_path" in options else model_class).load_from_checkpoint(
+        path, map_location="cpu", weights_only=True
+    )
+
+
+def _first_batch(model: LightningModule, data: LightningDataModule) -> Any:
+    data.prepare_data()
+    data.setup("fit")
+    return next(iter(data.train_dataloader()))
