@@ -9,6 +9,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
+from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.gradient_descent import GradientDescent
@@ -111,11 +112,17 @@ class BackpropModule(LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning loads the weights before it makes the module float64 for 64-true, which would round them to float32."""
+        if self._trainer is not None:
+            self.trainer.precision_plugin.convert_module(self)
+
     def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, classes = batch
         outputs = self(inputs)
         cost = self.cost(outputs, classes)
         accuracy = self.accuracy[f"{stage}_accuracy"]
+        assert isinstance(accuracy, Metric)
         accuracy(self._predicted(outputs), classes)
         training = stage == "train"
         self.log(
@@ -134,9 +141,31 @@ class BackpropModule(LightningModule):
         """y, what the loss compares the outputs (n, m) with: the classes themselves, or as one-hot rows (n, m)."""
         if isinstance(self.loss, SoftmaxCrossEntropyLoss):
             return classes
+        self._check(classes, outputs)
         if outputs.size(-1) == 1:
             return classes.unsqueeze(-1).to(outputs.dtype)
         return nn.functional.one_hot(classes, outputs.size(-1)).to(outputs.dtype)
+
+    def _check(self, classes: Tensor, outputs: Tensor) -> None:
+        """Raises ValueError or TypeError unless there is an integer class for each row (range seen on the CPU only)."""
+        expected, last = tuple(outputs.shape[:-1]), max(2, outputs.size(-1)) - 1
+        if tuple(classes.shape) != expected:
+            raise ValueError(
+                f"BackpropModule expected class indices of shape {expected} for outputs of shape {tuple(outputs.shape)}, "
+                f"got {tuple(classes.shape)}. Give one class for each input."
+            )
+        if classes.dtype != torch.int64:
+            raise TypeError(
+                f"BackpropModule expected class indices of dtype torch.int64, got {classes.dtype}. "
+                "Convert them with classes.long()."
+            )
+        if classes.device.type == "cpu" and classes.numel():
+            wrong = classes[(classes < 0) | (classes > last)]
+            if wrong.numel():
+                raise ValueError(
+                    f"BackpropModule expected class indices from 0 to {last}, got {int(wrong[0])}. "
+                    "Correct the classes or give the last layer more features."
+                )
 
     def _predicted(self, outputs: Tensor) -> Tensor:
         if outputs.size(-1) > 1:
@@ -165,5 +194,5 @@ class BackpropModule(LightningModule):
                 "Pass Trainer(max_epochs=...), or lr_schedule='constant'."
             )
         if schedule == "cosine":
-            return CosineAnnealingLR(optimizer, T_max=int(steps))
-        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=int(steps))
+            return CosineAnnealingLR(optimizer, T_max=max(1, int(steps)))
+        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=max(1, int(steps)))

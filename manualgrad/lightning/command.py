@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +11,9 @@ from pathlib import Path
 from traceback import extract_tb
 from typing import Any
 
+import lightning
 import torch
+from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -18,18 +21,17 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import manualgrad
-from manualgrad.lightning.autograd_audit import GradientMismatchError
 from manualgrad.lightning.checkpoint import read_checkpoint
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
-PACKAGE = Path(manualgrad.__file__).parent
+PACKAGE, LIGHTNING = Path(manualgrad.__file__).parent, Path(lightning.__file__).parent
 
 DEFAULTS = {
     "model": {"class_path": "manualgrad.lightning.BackpropModule"},
     "data": {"class_path": "manualgrad.lightning.DigitsDataModule"},
     "trainer.max_epochs": 20,
-    "trainer.log_every_n_steps": 10,
+    "trainer.log_every_n_steps": 1,
 }
 
 
@@ -54,17 +56,19 @@ def predict(arguments: Sequence[str]) -> None:
 
 
 def _run(subcommand: str, arguments: Sequence[str]) -> None:
-    quiet()
-    CommandLine(
-        args=[subcommand, *arguments],
-        seed_everything_default=0,
-        parser_kwargs={"prog": "manualgrad"},
-        save_config_kwargs={"overwrite": True},
-    )
+    prepare()
+    with user_errors():
+        CommandLine(
+            args=[subcommand, *arguments],
+            seed_everything_default=0,
+            parser_kwargs={"prog": "manualgrad", "exit_on_error": False},
+            save_config_kwargs={"overwrite": True},  # a run without a logger has no directory of its own
+        )
 
 
-def quiet() -> None:
-    """Leave out what Lightning says in every run; warnings that call for action stay."""
+def prepare() -> None:
+    """Find classes in the current directory, as `python -m` does, and leave out what Lightning says in every run."""
+    sys.path.append(str(Path.cwd()))
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices, seeds, advertisements
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # A resumed run has a directory of its own, so that the best checkpoint before it is another run's: as it should be.
@@ -80,15 +84,10 @@ class CommandLine(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         self.config = parser.parse_args(args)
         options = self.config[self.config.subcommand]
-        with user_errors():
-            if options.ckpt_path == "last":
-                options.ckpt_path = str(_last_checkpoint(Path(options.trainer.default_root_dir or ".")))
-            if options.ckpt_path is not None and not _is_for_lightning(options.ckpt_path):
-                read_checkpoint(options.ckpt_path)
-
-    def instantiate_classes(self) -> None:
-        with user_errors():
-            super().instantiate_classes()
+        if options.ckpt_path == "last":
+            options.ckpt_path = str(_last_checkpoint(Path(options.trainer.default_root_dir or ".")))
+        if options.ckpt_path is not None and not _is_for_lightning(options.ckpt_path):
+            read_checkpoint(options.ckpt_path)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer
@@ -100,8 +99,6 @@ class CommandLine(LightningCLI):
     def fit(self, **arguments: Any) -> None:
         try:
             self.trainer.fit(**arguments)
-        except GradientMismatchError as error:
-            raise SystemExit(str(error)) from None
         except SystemExit:  # how Lightning ends after Ctrl-C
             if path := self._checkpoint_path():
                 raise SystemExit(f"Interrupted. Go on with: manualgrad fit --ckpt_path {path}") from None
@@ -145,14 +142,33 @@ def user_errors() -> Iterator[None]:
     of the user's own model or data class keeps its traceback."""
     try:
         yield
-    except (ValueError, TypeError, OSError, MisconfigurationException) as error:
+    except ArgumentError as error:
+        raise SystemExit(_condensed(str(error))) from None
+    except (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException) as error:
         first: BaseException = error
-        while first.__cause__ is not None:
+        while first.__cause__ is not None:  # what the parser has wrapped
             first = first.__cause__
         file = Path(extract_tb(first.__traceback__)[-1].filename)
-        if isinstance(first, MisconfigurationException) or PACKAGE in file.parents:
+        by_lightning = isinstance(first, MisconfigurationException | ValueError) and LIGHTNING in file.parents
+        if by_lightning or PACKAGE in file.parents:
             raise SystemExit(str(first)) from None
+        if str(first).startswith("Error(s) in loading state_dict"):
+            raise SystemExit(f"The checkpoint does not fit the model. {' '.join(str(first).split())}") from None
         raise
+
+
+def _condensed(message: str) -> str:
+    """The parser's message without the lines on the types that it has tried, as one sentence."""
+    tried = (
+        "Does not validate",
+        "Subtypes:",
+        "Errors:",
+        "- Expected a <class 'NoneType'>",
+        "Given value",
+        "- Expected a path",
+    )
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(tried))
 
 
 def _is_for_lightning(path: str) -> bool:

@@ -6,7 +6,7 @@ import warnings
 
 import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, Dataset, DistributedSampler, TensorDataset
+from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
 
 from manualgrad.extras import require
 from manualgrad.lightning.resumable_loader import ResumableLoader
@@ -45,6 +45,8 @@ class DigitsDataModule(LightningDataModule):
             )
         self.save_hyperparameters()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+        self._train_loader: ResumableLoader | None = None
+        self._resumed: dict[str, int] = {}
 
     def setup(self, stage: str | None = None) -> None:
         import numpy
@@ -60,8 +62,13 @@ class DigitsDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader:
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
-        sampler = DistributedSampler(self.train, replicas, rank, shuffle=True, seed=self.seed)
-        return ResumableLoader(self.train, sampler=sampler, batch_size=self.batch_size, num_workers=self.num_workers)
+        sampler: Sampler[int] = DistributedSampler(self.train, replicas, rank, shuffle=True, seed=self.seed)
+        loader = ResumableLoader(self.train, sampler=sampler, batch_size=self.batch_size, num_workers=self.num_workers)
+        if self._resumed:
+            loader.load_state_dict(self._resumed)
+            self._resumed = {}
+        self._train_loader = loader
+        return loader
 
     def val_dataloader(self) -> DataLoader:
         return self._in_order(self.val)
@@ -71,6 +78,15 @@ class DigitsDataModule(LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader:
         return self._in_order(self.test)
+
+    # Lightning restores a loader's own state only if nobody has asked for the loader before, and a scheduler that wants to
+    # know the number of steps has. The data module's state is restored in any case.
+
+    def state_dict(self) -> dict[str, int]:
+        return self._train_loader.state_dict() if self._train_loader is not None else {}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._resumed = state_dict
 
     def _in_order(self, images: Dataset) -> DataLoader:
         return DataLoader(images, batch_size=self.batch_size, num_workers=self.num_workers)

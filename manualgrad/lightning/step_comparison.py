@@ -48,9 +48,10 @@ def compare_training_step(
     def run_step(copied: LightningModule, *tensors: Any) -> Any:
         if module._trainer is not None:
             copied.trainer = module.trainer  # which copies leave behind
-        return copied.training_step(tree_unflatten(list(tensors), structure), batch_idx)
+        with isolate_rng():  # the same random numbers each time: numpy's too, which compare does not know of
+            return copied.training_step(tree_unflatten(list(tensors), structure), batch_idx)
 
-    with precision.train_step_context(), isolate_rng():  # numpy's random state too, which compare leaves alone
+    with precision.train_step_context():
         comparison = compare(_TrainingStep(module, run_step), _loss_of, tuple(tensors), name, tolerance)
     return replace(comparison, rows=tuple(replace(row, name=_short(row.name)) for row in comparison.rows))
 
