@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
-from manualgrad.extras import MissingExtraError
+from manualgrad.extras import MissingExtraError, require
 
 
 class Command(NamedTuple):
@@ -18,14 +18,19 @@ class Command(NamedTuple):
 
     function: str  # "module:name"
     summary: str
+    needs: tuple[str, ...] = ()  # packages of the `demo` extra, looked for before anything is imported
 
+
+LIGHTNING = ("lightning", "torchmetrics", "jsonargparse")
 
 COMMANDS = {
-    "fit": Command("manualgrad.lightning.command:fit", "train; with no arguments, on handwritten digits"),
-    "validate": Command("manualgrad.lightning.command:validate", "evaluate on the validation data"),
-    "test": Command("manualgrad.lightning.command:test", "evaluate on the test data"),
-    "predict": Command("manualgrad.lightning.command:predict", "write predictions to a file"),
-    "compare": Command("manualgrad.lightning.compare_command:compare", "set gradients by hand beside autograd's"),
+    "fit": Command("manualgrad.lightning.command:fit", "train; with no arguments, on handwritten digits", LIGHTNING),
+    "validate": Command("manualgrad.lightning.command:validate", "evaluate on the validation data", LIGHTNING),
+    "test": Command("manualgrad.lightning.command:test", "evaluate on the test data", LIGHTNING),
+    "predict": Command("manualgrad.lightning.command:predict", "write predictions to a file", LIGHTNING),
+    "compare": Command(
+        "manualgrad.lightning.compare_command:compare", "set gradients by hand beside autograd's", LIGHTNING
+    ),
 }
 
 
@@ -46,6 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _failed(f"expected a command, got {name!r}. Known: {', '.join(COMMANDS)}.", status=2)
     module, function = COMMANDS[name].function.split(":")
     try:
+        for package in COMMANDS[name].needs:
+            require(package, extra="demo", purpose=f"manualgrad {name}")
         return getattr(import_module(module), function)(rest) or 0
     except MissingExtraError as error:
         return _failed(str(error), status=1)

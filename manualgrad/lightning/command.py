@@ -17,11 +17,13 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import manualgrad
 from manualgrad.lightning.checkpoint import read_checkpoint
+from manualgrad.lightning.known_warnings import silence
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
@@ -69,6 +71,7 @@ def _run(subcommand: str, arguments: Sequence[str]) -> None:
 def prepare() -> None:
     """Find classes in the current directory, as `python -m` does, and leave out what Lightning says in every run."""
     sys.path.append(str(Path.cwd()))
+    silence()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices, seeds, advertisements
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
     # A resumed run has a directory of its own, so that the best checkpoint before it is another run's: as it should be.
@@ -101,7 +104,7 @@ class CommandLine(LightningCLI):
             self.trainer.fit(**arguments)
         except SystemExit:  # how Lightning ends after Ctrl-C
             if path := self._checkpoint_path():
-                raise SystemExit(f"Interrupted. Go on with: manualgrad fit --ckpt_path {path}") from None
+                raise SystemExit(f"Interrupted. Go on with the same options and --ckpt_path {path}") from None
             raise
 
     def after_fit(self) -> None:
@@ -111,23 +114,25 @@ class CommandLine(LightningCLI):
         results: dict[str, float] = {}
         if is_overridden("test_step", model) and is_overridden("test_dataloader", self.datamodule or model):
             results = dict(trainer.test(model, datamodule=self.datamodule, verbose=False)[0])
+        log_dir = trainer.log_dir  # every process must ask
         if not trainer.is_global_zero:
             return
         print()
         for name, value in results.items():
             print(f"{name.replace('_', ' ').capitalize()}: {_formatted(name, value)}")
         if model.automatic_optimization and train_loader is not None:
-            comparison = compare_training_step(model, next(iter(train_loader)))
+            comparison = compare_training_step(model, first_batch(train_loader))
             print(f"\nGradients of one training batch, by hand and by autograd:\n\n{comparison}\n")
-        if trainer.log_dir:
-            print(f"Logs:       {trainer.log_dir}")
+        if log_dir:
+            print(f"Logs:       {log_dir}")
         if path := self._checkpoint_path():
             print(f"Checkpoint: {path}")
 
     def predict(self, **arguments: Any) -> None:
         predictions = self.trainer.predict(**arguments)
+        directory = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # every process must ask
         if predictions and self.trainer.is_global_zero:
-            path = Path(self.trainer.log_dir or self.trainer.default_root_dir) / "predictions.pt"
+            path = directory / "predictions.pt"
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(predictions, path)
             print(f"Predictions: {path}, a list with those of each of {len(predictions)} batches, for torch.load.")
@@ -155,6 +160,12 @@ def user_errors() -> Iterator[None]:
         if str(first).startswith("Error(s) in loading state_dict"):
             raise SystemExit(f"The checkpoint does not fit the model. {' '.join(str(first).split())}") from None
         raise
+
+
+def first_batch(loaders: Any) -> Any:
+    """The first batch of a loader, or of a collection of loaders as Lightning combines them."""
+    batch, _, _ = next(iter(CombinedLoader(loaders, "max_size_cycle")))
+    return batch
 
 
 def _condensed(message: str) -> str:

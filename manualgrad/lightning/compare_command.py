@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
 
 from manualgrad.lightning.checkpoint import read_checkpoint
-from manualgrad.lightning.command import DEFAULTS, prepare, user_errors
+from manualgrad.lightning.command import DEFAULTS, first_batch, prepare, user_errors
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
@@ -32,7 +31,9 @@ def compare(arguments: Sequence[str]) -> int:
         seed_everything(options.seed)
         built = parser.instantiate_classes(options)
         model = built.model if options.checkpoint is None else _from_checkpoint(options.checkpoint, built.model)
-        comparison = compare_training_step(model, _first_batch(model, built.data))
+        built.data.prepare_data()
+        built.data.setup("fit")
+        comparison = compare_training_step(model, first_batch(built.data.train_dataloader()))
     print(
         f"Gradients of one training batch, by hand and by autograd, {_described(options.checkpoint)}:\n\n{comparison}"
     )
@@ -54,9 +55,3 @@ def _from_checkpoint(path: str, built: LightningModule) -> LightningModule:
         return built
     model_class = LightningModule if "_class_path" in options else type(built)  # `manualgrad fit` saves the class too
     return model_class.load_from_checkpoint(path, map_location="cpu", weights_only=True)
-
-
-def _first_batch(model: LightningModule, data: LightningDataModule) -> Any:
-    data.prepare_data()
-    data.setup("fit")
-    return next(iter(data.train_dataloader()))

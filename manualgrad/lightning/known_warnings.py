@@ -1,5 +1,6 @@
 """Warnings that Lightning causes by itself, and that nobody who reads them could do anything about."""
 
+import os
 import warnings
 
 
@@ -12,3 +13,5 @@ def silence() -> None:
         category=FutureWarning,
         module=r"lightning\.pytorch\.utilities\._pytree",
     )
+    # Lightning 2.6 calls its argument parser, jsonargparse, in ways that this has deprecated: at every command line.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
