@@ -48,7 +48,7 @@ def fitted_with_checkpoints(
     """The final weights of a run with a checkpoint every 7 steps, or of one that goes on from `resume_from`."""
     seed_everything(0 if resume_from is None else 1)  # a resumed run begins with other weights and random numbers
     if resume_from is not None:  # Lightning wants the same directory, and an empty one
-        resume_from = shutil.copy(resume_from, directory.with_name("resumed_from.ckpt"))
+        resume_from = Path(shutil.copy(resume_from, directory.with_name("resumed_from.ckpt")))
         shutil.rmtree(directory)
     checkpoints = ModelCheckpoint(directory, filename="{step}", every_n_train_steps=7, save_top_k=-1)
     model = BackpropModule(sizes=(64, 16, 10))

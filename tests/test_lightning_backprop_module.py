@@ -1,6 +1,8 @@
+from typing import Any
+
 import pytest
 import torch
-from lightning.pytorch import seed_everything
+from lightning.pytorch import Callback, seed_everything
 from lightning_runs import fitted, fitted_with_checkpoints, quiet_trainer, weights
 
 import manualgrad as mg
@@ -27,7 +29,13 @@ def test_learns_the_digits(tmp_path, loss, output_activation, lr):
 
 def test_a_step_is_gradient_descent_on_the_digits(tmp_path):
     """One step of the trainer equals built-in autograd and torch.optim.SGD on the same batch."""
-    options = {"lr": 0.2, "momentum": 0.5, "weight_decay": 1e-3, "nesterov": True, "lr_schedule": "constant"}
+    options: dict[str, Any] = {
+        "lr": 0.2,
+        "momentum": 0.5,
+        "weight_decay": 1e-3,
+        "nesterov": True,
+        "lr_schedule": "constant",
+    }
     model = BackpropModule(sizes=(64, 16, 10), activation="tanh", **options)
     twin = torch.nn.Sequential(torch.nn.Linear(64, 16), torch.nn.Tanh(), torch.nn.Linear(16, 10))
     twin.load_state_dict(dict(zip(twin.state_dict(), (p.clone() for p in model.model.parameters()), strict=True)))
@@ -61,7 +69,9 @@ def test_one_output_stands_for_two_classes(tmp_path, loss, threshold):
 
 def test_predicts_a_class_for_each_test_image(tmp_path):
     model = fitted(tmp_path, max_epochs=8, limit_train_batches=1.0)
-    predicted = torch.cat(quiet_trainer(tmp_path).predict(model, datamodule=(data := DigitsDataModule())))
+    data = DigitsDataModule()
+    predictions: Any = quiet_trainer(tmp_path).predict(model, datamodule=data)
+    predicted = torch.cat(predictions)
     assert predicted.dtype == torch.int64
     assert (predicted == data.test.tensors[1]).float().mean() > 0.9
 
@@ -79,10 +89,14 @@ def test_trains_in_every_precision_to_the_same_accuracy(tmp_path, precision):
     [("constant", [0.1] * 3), ("linear", [0.1, 0.075, 0.05]), ("cosine", [0.1, 0.08536, 0.05])],
 )
 def test_lr_schedule_goes_down_to_zero_over_the_whole_training(tmp_path, schedule, expected):
-    model = BackpropModule(sizes=(64, 10), lr_schedule=schedule)
     seen = []
-    model.on_train_batch_start = lambda batch, batch_idx: seen.append(model.optimizers().param_groups[0]["lr"])
-    fitted(tmp_path, model, max_epochs=2, limit_train_batches=2)
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    model = BackpropModule(sizes=(64, 10), lr_schedule=schedule)
+    fitted(tmp_path, model, callbacks=[Watch()], max_epochs=2, limit_train_batches=2)
     assert seen[:3] == pytest.approx(expected, abs=1e-5)
 
 

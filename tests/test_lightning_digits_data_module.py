@@ -1,7 +1,9 @@
 import pytest
 import torch
+from lightning.pytorch import Callback
 from lightning_runs import quiet_trainer
 from sklearn.datasets import load_digits
+from torch.utils.data import DistributedSampler
 
 from manualgrad.lightning import BackpropModule, DigitsDataModule
 
@@ -43,6 +45,7 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone(data):
         module = DigitsDataModule(seed=seed, batch_size=1257)
         module.setup()
         loader = module.train_dataloader()
+        assert isinstance(loader.sampler, DistributedSampler)
         loader.sampler.set_epoch(epoch)
         return next(iter(loader))[1].tolist()
 
@@ -55,9 +58,14 @@ def test_the_order_depends_on_the_seed_and_the_epoch_alone(data):
 
 
 def test_overfitting_repeats_the_same_batches(tmp_path):
-    model, seen = BackpropModule(sizes=(64, 10)), []
-    model.on_train_batch_start = lambda batch, batch_idx: seen.append(batch[1].tolist())
-    trainer = quiet_trainer(tmp_path, overfit_batches=2, max_epochs=2, limit_train_batches=1.0)
+    seen = []
+
+    class Watch(Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            seen.append(batch[1].tolist())
+
+    model = BackpropModule(sizes=(64, 10))
+    trainer = quiet_trainer(tmp_path, callbacks=[Watch()], overfit_batches=2, max_epochs=2, limit_train_batches=1.0)
     with pytest.warns(UserWarning, match="You requested to overfit but enabled train dataloader shuffling"):
         trainer.fit(model, datamodule=DigitsDataModule())
     assert len(seen) == 4 and seen[:2] == seen[2:]

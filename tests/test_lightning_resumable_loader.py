@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import torch
 from torch.utils.data import DistributedSampler
@@ -5,10 +7,13 @@ from torch.utils.data import DistributedSampler
 from manualgrad.lightning import ResumableLoader
 
 
+TWENTY: Any = range(20)  # a data set of 20 integers
+
+
 def loader_at(epoch, num_workers=0):
-    sampler = DistributedSampler(range(20), num_replicas=1, rank=0, seed=3)
+    sampler: DistributedSampler = DistributedSampler(TWENTY, num_replicas=1, rank=0, seed=3)
     sampler.set_epoch(epoch)
-    return ResumableLoader(range(20), batch_size=4, sampler=sampler, num_workers=num_workers)
+    return ResumableLoader(TWENTY, batch_size=4, sampler=sampler, num_workers=num_workers)
 
 
 def batches(loader):
@@ -59,4 +64,4 @@ def test_an_epoch_set_after_iter_counts():
 
 def test_a_plain_sampler_starts_anew():
     torch.manual_seed(0)
-    assert len(batches(ResumableLoader(range(20), batch_size=4, shuffle=True))) == 5
+    assert len(batches(ResumableLoader(TWENTY, batch_size=4, shuffle=True))) == 5

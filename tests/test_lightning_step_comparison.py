@@ -52,7 +52,9 @@ def test_any_module_and_any_batch(batch, result):
 def test_finds_a_wrong_derivative(batch):
     module = NoisyModule()
     wrong = mg.Activation("wrong_square", value=lambda z: z**2, derivative=lambda z: 2.001 * z)
-    module.body[0].activation = wrong
+    first = module.body[0]
+    assert isinstance(first, mg.Dense)
+    first.activation = wrong
     comparison = compare_training_step(module, batch)
     assert [row.name for row in comparison.rows if not row.ok] == ["body.0.weight", "body.0.bias", "input[0]"]
 
