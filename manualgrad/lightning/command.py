@@ -131,10 +131,12 @@ class CommandLine(LightningCLI):
     def predict(self, **arguments: Any) -> None:
         predictions = self.trainer.predict(**arguments)
         directory = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # every process must ask
-        if predictions and self.trainer.is_global_zero:
-            path = directory / "predictions.pt"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            torch.save(predictions, path)
+        if predictions:
+            part = (
+                f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+            )  # each process has its own images
+            directory.mkdir(parents=True, exist_ok=True)
+            torch.save(predictions, path := directory / f"predictions{part}.pt")
             print(f"Predictions: {path}, a list with those of each of {len(predictions)} batches, for torch.load.")
 
     def _checkpoint_path(self) -> str:
