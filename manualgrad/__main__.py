@@ -1,0 +1,8 @@
+"""`python -m manualgrad`: the same as the command `manualgrad`."""
+
+import sys
+
+from manualgrad.cli import main
+
+
+sys.exit(main())

@@ -1,0 +1,76 @@
+"""A callback that compares training with autograd while it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from manualgrad.comparison import Comparison
+from manualgrad.lightning.step_comparison import compare_training_step
+
+
+class GradientMismatchError(RuntimeError):
+    """Gradients by hand and by autograd differ by more than rounding."""
+
+
+class AutogradAudit(Callback):
+    """Compares the gradients of the batch at hand with autograd's every `every_n_steps` steps, before the step is taken.
+
+    Logs the largest relative difference as `autograd_gap`, and stops the training where a row of the comparison is not ok
+    (see `mg.Comparison`). Training itself is not touched: weights, random states, metrics and gradients are, bit for
+    bit, those of a run without the audit. An audited step costs about five times a plain one. With several processes each
+    compares its own batch, the largest gap is logged, and all stop together.
+
+    Args:
+        every_n_steps: how many optimizer steps lie between two audits; the first step is audited.
+        tolerance: largest relative difference that counts as rounding; None for what `mg.compare` takes for the gradient's
+            dtype, or under mixed precision for the lower one.
+
+    Raises:
+        ValueError: `every_n_steps` is not positive, `tolerance` is not a number >= 0, or, when training starts, the module
+            optimizes manually.
+        GradientMismatchError: a gradient is past the tolerance.
+    """
+
+    def __init__(self, every_n_steps: int = 100, tolerance: float | None = None) -> None:
+        if every_n_steps < 1:
+            raise ValueError(
+                f"AutogradAudit expected `every_n_steps` to be at least 1, got {every_n_steps}. Pass for example every_n_steps=100."
+            )
+        if tolerance is not None and not tolerance >= 0:
+            raise ValueError(
+                f"AutogradAudit expected `tolerance` to be a number >= 0 or None, got {tolerance}. Pass for example tolerance=1e-5."
+            )
+        self.every_n_steps = every_n_steps
+        self.tolerance = tolerance
+        self._audited_step = -1
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "fit" and not pl_module.automatic_optimization:
+            raise ValueError(
+                f"AutogradAudit expected a module with automatic optimization, got {type(pl_module).__name__} with "
+                "automatic_optimization=False. Remove the callback, or return the loss from training_step."
+            )
+        self._audited_step = -1
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        step = trainer.global_step  # stands still while gradients accumulate
+        if step % self.every_n_steps != 0 or step == self._audited_step:
+            return
+        self._audited_step = step
+        comparison = compare_training_step(pl_module, batch, batch_idx, self.tolerance)
+        pl_module.log("autograd_gap", comparison.max_relative_error, on_step=True, sync_dist=True, reduce_fx="max")
+        if not trainer.strategy.reduce_boolean_decision(comparison.ok, all=True):
+            raise GradientMismatchError(self._message(comparison, step, trainer))
+
+    def _message(self, comparison: Comparison, step: int, trainer: Trainer) -> str:
+        wrong = [row.name for row in comparison.rows if not row.ok]
+        where = f"at step {step} (epoch {trainer.current_epoch})"
+        if not wrong:
+            return f"AutogradAudit stopped training {where}: the gradients of another process differ from autograd's."
+        return (
+            f"AutogradAudit expected the gradients by hand to equal autograd's {where}, got a relative difference of "
+            f"{comparison.max_relative_error:.1e} in {', '.join(wrong)}. "
+            "Check the derivative of an activation or loss, or pass a larger tolerance."
+        )

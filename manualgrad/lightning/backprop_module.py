@@ -1,0 +1,198 @@
+"""A classifier of dense layers for Lightning, trained by gradient descent with a backward pass written by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from manualgrad.gradient_descent import GradientDescent
+from manualgrad.losses import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.mlp import MLP
+
+
+LossName = Literal["quadratic", "cross_entropy", "binary_cross_entropy"]
+ScheduleName = Literal["constant", "cosine", "linear"]
+
+LOSSES: dict[str, type[Loss]] = {
+    "quadratic": QuadraticLoss,
+    "cross_entropy": SoftmaxCrossEntropyLoss,
+    "binary_cross_entropy": BinaryCrossEntropyLoss,
+}
+SCHEDULES = ("constant", "cosine", "linear")
+
+
+class BackpropModule(LightningModule):
+    """An `mg.MLP` that learns class indices by `mg.GradientDescent`.
+
+    A batch is (inputs (n, sizes[0]), classes (n,) of int64); one output stands for the two classes 0 and 1. Logs
+    `train_loss` each step, the means of `val_loss` and `test_loss`, and `train_accuracy`, `val_accuracy`, `test_accuracy`
+    per epoch. Losses are means over the batch.
+
+    Args:
+        sizes: features in, of each hidden layer, and classes.
+        activation: of the hidden layers, by name.
+        output_activation: of the last layer, by name; None for the cross-entropies, which take z.
+        loss: "cross_entropy" (softmax), "binary_cross_entropy" (a sigmoid per class) or "quadratic"; the last two compare
+            the outputs with one-hot rows.
+        lr, momentum, weight_decay, nesterov: as for `mg.GradientDescent`.
+        lr_schedule: "constant", or "cosine" or "linear" from `lr` down to 0 over the whole training.
+
+    Raises:
+        ValueError: an unknown activation, loss or schedule, sizes or an option out of range.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int] = (64, 128, 10),
+        activation: str = "relu",
+        output_activation: str | None = None,
+        loss: LossName = "cross_entropy",
+        lr: float = 0.1,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        nesterov: bool = False,
+        lr_schedule: ScheduleName = "cosine",
+    ) -> None:
+        super().__init__()
+        if loss not in LOSSES:
+            raise ValueError(f"Unknown loss {loss!r}. Known: {', '.join(LOSSES)}. Pass for example loss='quadratic'.")
+        if lr_schedule not in SCHEDULES:
+            raise ValueError(
+                f"Unknown lr_schedule {lr_schedule!r}. Known: {', '.join(SCHEDULES)}. Pass for example lr_schedule='cosine'."
+            )
+        self.save_hyperparameters()
+        self.model = MLP(sizes, activation, output_activation)
+        if loss == "cross_entropy" and self.model.sizes[-1] < 2:
+            raise ValueError(
+                "BackpropModule expected at least two classes for loss='cross_entropy', "
+                f"got sizes={list(self.model.sizes)}. Pass loss='binary_cross_entropy', or a last size of 2 or more."
+            )
+        self.loss = LOSSES[loss]()
+        self.accuracy = nn.ModuleDict(
+            {
+                f"{stage}_accuracy": MulticlassAccuracy(max(2, self.model.sizes[-1]), average="micro")
+                for stage in ("train", "val", "test")
+            }
+        )
+        self.example_input_array = torch.zeros(1, self.model.sizes[0])
+        self._gradient_descent([nn.Parameter(torch.zeros(1))])  # an option out of range fails here, not in `fit`
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Outputs (n, sizes[-1]) of inputs (n, sizes[0])."""
+        return self.model(inputs)
+
+    def cost(self, outputs: Tensor, classes: Tensor) -> Tensor:
+        """C, the mean over the batch: outputs (n, m), classes (n,) -> ()."""
+        return self.loss(outputs, self._desired(outputs, classes))
+
+    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+        return self._step("train", batch)
+
+    def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._step("val", batch)
+
+    def test_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
+        self._step("test", batch)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The most likely class of each input, (n,) of int64. Classes in the batch are not looked at."""
+        return self._predicted(self(batch[0] if isinstance(batch, list | tuple) else batch))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self._gradient_descent(self.parameters())
+        scheduler = self._scheduler(optimizer)
+        if scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Lightning loads the weights before it makes the module float64 for 64-true, which would round them to float32."""
+        if self._trainer is not None:
+            self.trainer.precision_plugin.convert_module(self)
+
+    def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
+        inputs, classes = batch
+        outputs = self(inputs)
+        cost = self.cost(outputs, classes)
+        accuracy = self.accuracy[f"{stage}_accuracy"]
+        assert isinstance(accuracy, Metric)
+        accuracy(self._predicted(outputs), classes)
+        training = stage == "train"
+        self.log(
+            f"{stage}_loss",
+            cost,
+            prog_bar=True,
+            on_step=training,
+            on_epoch=not training,
+            sync_dist=not training,
+            batch_size=len(inputs),
+        )
+        self.log(f"{stage}_accuracy", accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(inputs))
+        return cost
+
+    def _desired(self, outputs: Tensor, classes: Tensor) -> Tensor:
+        """y, what the loss compares the outputs (n, m) with: the classes themselves, or as one-hot rows (n, m)."""
+        if isinstance(self.loss, SoftmaxCrossEntropyLoss):
+            return classes
+        self._check(classes, outputs)
+        if outputs.size(-1) == 1:
+            return classes.unsqueeze(-1).to(outputs.dtype)
+        return nn.functional.one_hot(classes, outputs.size(-1)).to(outputs.dtype)
+
+    def _check(self, classes: Tensor, outputs: Tensor) -> None:
+        """Raises ValueError or TypeError unless there is an integer class for each row (range seen on the CPU only)."""
+        expected, last = tuple(outputs.shape[:-1]), max(2, outputs.size(-1)) - 1
+        if tuple(classes.shape) != expected:
+            raise ValueError(
+                f"BackpropModule expected class indices of shape {expected} for outputs of shape {tuple(outputs.shape)}, "
+                f"got {tuple(classes.shape)}. Give one class for each input."
+            )
+        if classes.dtype != torch.int64:
+            raise TypeError(
+                f"BackpropModule expected class indices of dtype torch.int64, got {classes.dtype}. "
+                "Convert them with classes.long()."
+            )
+        if classes.device.type == "cpu" and classes.numel():
+            wrong = classes[(classes < 0) | (classes > last)]
+            if wrong.numel():
+                raise ValueError(
+                    f"BackpropModule expected class indices from 0 to {last}, got {int(wrong[0])}. "
+                    "Correct the classes or give the last layer more features."
+                )
+
+    def _predicted(self, outputs: Tensor) -> Tensor:
+        if outputs.size(-1) > 1:
+            return outputs.argmax(-1)
+        threshold = 0 if isinstance(self.loss, BinaryCrossEntropyLoss) else 0.5  # sigmoid(0) is 0.5
+        return (outputs.squeeze(-1) > threshold).long()
+
+    def _gradient_descent(self, parameters: Iterable[nn.Parameter]) -> GradientDescent:
+        options = self.hparams
+        return GradientDescent(
+            parameters,
+            lr=options["lr"],
+            momentum=options["momentum"],
+            weight_decay=options["weight_decay"],
+            nesterov=options["nesterov"],
+        )
+
+    def _scheduler(self, optimizer: GradientDescent) -> LRScheduler | None:
+        schedule = self.hparams["lr_schedule"]
+        if schedule == "constant":
+            return None
+        steps = self.trainer.estimated_stepping_batches
+        if steps == float("inf"):
+            raise ValueError(
+                f"lr_schedule={schedule!r} expected a training of known length, got max_epochs=-1 and no max_steps. "
+                "Pass Trainer(max_epochs=...), or lr_schedule='constant'."
+            )
+        if schedule == "cosine":
+            return CosineAnnealingLR(optimizer, T_max=max(1, int(steps)))
+        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=max(1, int(steps)))

@@ -1,0 +1,203 @@
+"""`manualgrad fit|validate|test|predict`: Lightning's command line with defaults that need no arguments."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from traceback import extract_tb
+from typing import Any
+
+import lightning
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.model_helpers import is_overridden
+
+import manualgrad
+from manualgrad.lightning.checkpoint import read_checkpoint
+from manualgrad.lightning.known_warnings import silence
+from manualgrad.lightning.step_comparison import compare_training_step
+
+
+PACKAGE, LIGHTNING = Path(manualgrad.__file__).parent, Path(lightning.__file__).parent
+
+DEFAULTS = {
+    "model": {"class_path": "manualgrad.lightning.BackpropModule"},
+    "data": {"class_path": "manualgrad.lightning.DigitsDataModule"},
+    "trainer.max_epochs": 20,
+    "trainer.log_every_n_steps": 1,
+}
+
+
+def fit(arguments: Sequence[str]) -> None:
+    """`manualgrad fit`: train, test, and compare with autograd."""
+    _run("fit", arguments)
+
+
+def validate(arguments: Sequence[str]) -> None:
+    """`manualgrad validate`: loss and accuracy on the validation data."""
+    _run("validate", arguments)
+
+
+def test(arguments: Sequence[str]) -> None:
+    """`manualgrad test`: loss and accuracy on the test data."""
+    _run("test", arguments)
+
+
+def predict(arguments: Sequence[str]) -> None:
+    """`manualgrad predict`: write predictions to a file."""
+    _run("predict", arguments)
+
+
+def _run(subcommand: str, arguments: Sequence[str]) -> None:
+    prepare()
+    with user_errors():
+        CommandLine(
+            args=[subcommand, *arguments],
+            seed_everything_default=0,
+            parser_kwargs={"prog": "manualgrad", "exit_on_error": False},
+            save_config_kwargs={"overwrite": True},  # a run without a logger has no directory of its own
+        )
+
+
+def prepare() -> None:
+    """Find classes in the current directory, as `python -m` does, and leave out what Lightning says in every run."""
+    sys.path.append(str(Path.cwd()))
+    silence()
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices, seeds, advertisements
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    # A resumed run has a directory of its own, so that the best checkpoint before it is another run's: as it should be.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
+
+
+class CommandLine(LightningCLI):
+    """Any model and data class by `--model` and `--data`; the digits by default."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.set_defaults(DEFAULTS)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.parse_args(args)
+        options = self.config[self.config.subcommand]
+        if options.ckpt_path == "last":
+            options.ckpt_path = str(_last_checkpoint(Path(options.trainer.default_root_dir or ".")))
+        if options.ckpt_path is not None and not _is_for_lightning(options.ckpt_path):
+            read_checkpoint(options.ckpt_path)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        options = self.config_init[self.subcommand].trainer
+        callbacks = options.callbacks or []
+        if options.enable_checkpointing is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
+            callbacks = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]  # one, the newest
+        return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+
+    def fit(self, **arguments: Any) -> None:
+        try:
+            self.trainer.fit(**arguments)
+        except SystemExit:  # how Lightning ends after Ctrl-C
+            if path := self._checkpoint_path():
+                raise SystemExit(f"Interrupted. Go on with the same options and --ckpt_path {path}") from None
+            raise
+
+    def after_fit(self) -> None:
+        """Print what was achieved, the comparison with autograd, and where everything is."""
+        trainer, model = self.trainer, self.model
+        train_loader = trainer.train_dataloader  # gone after `test`
+        results: dict[str, float] = {}
+        if is_overridden("test_step", model) and is_overridden("test_dataloader", self.datamodule or model):
+            results = dict(trainer.test(model, datamodule=self.datamodule, verbose=False)[0])
+        log_dir = trainer.log_dir  # every process must ask
+        if not trainer.is_global_zero:
+            return
+        print()
+        for name, value in results.items():
+            print(f"{name.replace('_', ' ').capitalize()}: {_formatted(name, value)}")
+        if model.automatic_optimization and train_loader is not None:
+            comparison = compare_training_step(model, first_batch(train_loader))
+            print(f"\nGradients of one training batch, by hand and by autograd:\n\n{comparison}\n")
+        if log_dir:
+            print(f"Logs:       {log_dir}")
+        if path := self._checkpoint_path():
+            print(f"Checkpoint: {path}")
+
+    def predict(self, **arguments: Any) -> None:
+        predictions = self.trainer.predict(**arguments)
+        directory = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # every process must ask
+        if predictions:
+            part = (
+                f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
+            )  # each process has its own images
+            directory.mkdir(parents=True, exist_ok=True)
+            torch.save(predictions, path := directory / f"predictions{part}.pt")
+            print(f"Predictions: {path}, a list with those of each of {len(predictions)} batches, for torch.load.")
+
+    def _checkpoint_path(self) -> str:
+        return str(getattr(self.trainer.checkpoint_callback, "best_model_path", ""))
+
+
+@contextmanager
+def user_errors() -> Iterator[None]:
+    """Turn an error that this package or Lightning raised about what the user passed into its sentence alone; an error out
+    of the user's own model or data class keeps its traceback."""
+    try:
+        yield
+    except ArgumentError as error:
+        raise SystemExit(_condensed(str(error))) from None
+    except (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException) as error:
+        first: BaseException = error
+        while first.__cause__ is not None:  # what the parser has wrapped
+            first = first.__cause__
+        file = Path(extract_tb(first.__traceback__)[-1].filename)
+        by_lightning = isinstance(first, MisconfigurationException | ValueError) and LIGHTNING in file.parents
+        if by_lightning or PACKAGE in file.parents:
+            raise SystemExit(str(first)) from None
+        if str(first).startswith("Error(s) in loading state_dict"):
+            raise SystemExit(f"The checkpoint does not fit the model. {' '.join(str(first).split())}") from None
+        raise
+
+
+def first_batch(loaders: Any) -> Any:
+    """The first batch of a loader, or of a collection of loaders as Lightning combines them."""
+    batch, _, _ = next(iter(CombinedLoader(loaders, "max_size_cycle")))
+    return batch
+
+
+def _condensed(message: str) -> str:
+    """The parser's message without the lines on the types that it has tried, as one sentence."""
+    tried = (
+        "Does not validate",
+        "Subtypes:",
+        "Errors:",
+        "- Expected a <class 'NoneType'>",
+        "Given value",
+        "- Expected a path",
+    )
+    lines = [line.strip() for line in message.splitlines()]
+    return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(tried))
+
+
+def _is_for_lightning(path: str) -> bool:
+    """Whether Lightning finds the checkpoint itself: a keyword or a URL."""
+    return path.split(":")[0] in ("best", "hpc", "registry") or "://" in path
+
+
+def _last_checkpoint(root: Path) -> Path:
+    found = sorted(root.glob("lightning_logs/version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if not found:
+        raise FileNotFoundError(
+            f"Expected a checkpoint of an earlier run below {root / 'lightning_logs'}, found none. "
+            "Pass the path of one, or leave --ckpt_path out."
+        )
+    return found[-1]
+
+
+def _formatted(name: str, value: float) -> str:
+    return f"{100 * value:.1f} %" if "accuracy" in name else f"{value:.4g}"

@@ -1,0 +1,41 @@
+"""A DataLoader that continues in the middle of an epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any
+
+from torch.utils.data import DataLoader
+
+
+class ResumableLoader(DataLoader):
+    """A `DataLoader` whose place in the epoch is part of a Lightning checkpoint, so that a resumed run sees the batches
+    that an uninterrupted one sees.
+
+    Needs a sampler whose order depends on the epoch alone, set by `set_epoch`, such as `DistributedSampler` (which serves a
+    single process too). With a sampler that draws from the global random state the place is kept, but not the order.
+    """
+
+    _epoch = 0  # of the sampler when the batches below were delivered
+    _delivered = 0  # batches of that epoch
+    _resumed: tuple[int, int] | None = None  # epoch and batches delivered before the checkpoint
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self._epoch, "delivered": self._delivered}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        self._resumed = self._epoch, self._delivered = state["epoch"], state["delivered"]
+
+    def __iter__(self) -> Any:
+        return self._batches()
+
+    def _batches(self) -> Iterator[Any]:
+        # A generator: its first line runs when the first batch is asked for, after Lightning has called `set_epoch`.
+        self._epoch = getattr(self.sampler, "epoch", 0)
+        resumed_epoch, delivered = self._resumed or (None, 0)
+        self._resumed = None
+        self._delivered = delivered if resumed_epoch == self._epoch else 0
+        for batch in islice(super().__iter__(), self._delivered, None):
+            self._delivered += 1
+            yield batch
