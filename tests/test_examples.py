@@ -44,7 +44,11 @@ def test_is_short_and_says_how_to_run_it(script: Path) -> None:
 
 def test_the_digits_pair_differs_in_imports_and_class_names_alone() -> None:
     by_autograd, by_hand = (
-        [line for line in (EXAMPLES / name).read_text().splitlines() if line and not line.startswith(("import", "from"))]
+        [
+            line
+            for line in (EXAMPLES / name).read_text().splitlines()
+            if line and not line.startswith(("import", "from"))
+        ]
         for name in ("digits_autograd.py", "digits_manualgrad.py")
     )
     classes = {
