@@ -7,8 +7,8 @@ from manualgrad.activations import Activation, activations
 from manualgrad.comparison import Comparison, compare
 from manualgrad.dense import Dense, dense
 from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factoring import keep_factored
 from manualgrad.gradient_descent import GradientDescent
-from manualgrad.keep_factored import keep_factored
 from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP

@@ -11,15 +11,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd import forward_ad
 
 from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
 from manualgrad.autocast import is_autocasting, is_castable, without_autocast
 from manualgrad.dense_checks import check_arguments, checked_device_type, fit
-from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factoring import may_keep_factors, weight_gradient_or_factors
 from manualgrad.function_call import call, is_beyond_jvp
-from manualgrad.keep_factored import is_wanted
 from manualgrad.reference import is_by_autograd
 
 
@@ -52,7 +50,7 @@ class DenseFunction(torch.autograd.Function):
         a_below, weight, _, activation = inputs
         needs_a_below, needs_weight, _, _ = ctx.needs_input_grad
         ctx.activation = activation
-        ctx.keeps_factors = needs_weight and _may_keep_factors(weight, a_below)
+        ctx.keeps_factors = needs_weight and may_keep_factors(weight, a_below)
         ctx.set_materialize_grads(False)
         ctx.save_for_backward(
             a_below if needs_weight else None, weight if needs_a_below else None, _kept(activation, output)
@@ -112,45 +110,10 @@ def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None)
     if delta.dim() != 2:
         delta, a_below = rows(delta), None if a_below is None else rows(a_below)
     if needs_weight:
-        weight_gradient = _weight_gradient(delta, a_below, ctx.keeps_factors)
+        weight_gradient = weight_gradient_or_factors(delta, a_below, ctx.keeps_factors)
     if needs_bias:
         bias_gradient = equations.bias_gradient(delta)
     return a_below_gradient, weight_gradient, bias_gradient, None
-
-
-# Below this many entries Python's dispatch costs more than passing over the weight. Measured on square three-layer nets, two
-# cores, float32, dense time over factored at batch 1 / 8 / 32: 0.80 / 0.96 / 0.94 for 128 x 128, 1.26 / 1.03 / 1.03 for
-# 192 x 192, 2.0 / 1.4 / 1.03 for 512 x 512.
-SMALLEST_FACTORED_WEIGHT = 2**15
-
-
-def _may_keep_factors(weight: Tensor, a_below: Tensor) -> tuple[torch.dtype, int] | None:
-    """The factored gradient's dtype and rows per sample, if its optimizer asked for one and nothing is against it yet."""
-    if weight.numel() < SMALLEST_FACTORED_WEIGHT or torch.compiler.is_compiling():
-        return None
-    if not (weight.is_leaf and weight.is_floating_point() and is_wanted(weight)):
-        return None
-    return weight.dtype, math.prod(a_below.shape[1:-1])
-
-
-def _weight_gradient(delta: Tensor, a: Tensor, keeps_factors: tuple[torch.dtype, int] | None) -> Tensor:
-    """dC/dw: its factors where the weight's optimizer asked for them and they are smaller than the product, else dense."""
-    if keeps_factors:
-        (r, m), n = delta.shape, a.size(1)
-        if r * (m + n) < m * n and _is_plain_backward(delta, a):
-            dtype, rows_per_sample = keeps_factors
-            return FactoredGradient(delta, a, dtype, rows_per_sample=max(1, rows_per_sample))
-    return equations.weight_gradient(delta, a)
-
-
-def _is_plain_backward(delta: Tensor, a: Tensor) -> bool:
-    """First order, eager, on plain tensors. Everything else differentiates through the gradient or transforms it."""
-    return (
-        not torch.is_grad_enabled()
-        and type(delta) is type(a) is Tensor
-        and not torch._C._are_functorch_transforms_active()
-        and forward_ad._current_level < 0
-    )
 
 
 def _delta(

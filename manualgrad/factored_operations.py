@@ -238,7 +238,7 @@ def _reciprocal(x: float | Tensor) -> float | Tensor:
 
 def _scaled(gradient: FactoredGradient, factor: float | Tensor) -> Content:
     if not isinstance(factor, Tensor) and factor == 1:
-        return gradient.content
+        return Content(gradient.content.factors)  # a content of its own: the result is no alias
     return Content(tuple(f._replace(scale=f.scale * factor) for f in gradient.content.factors))
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
-from manualgrad.keep_factored import request
+from manualgrad.factoring import request
 from manualgrad.update_rule import update
 
 

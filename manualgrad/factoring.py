@@ -1,0 +1,91 @@
+"""When the gradient of a weight stays factored: its optimizer asked, it is worth it, and the backward pass is a plain one."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from manualgrad import equations
+from manualgrad.factored_gradient import FactoredGradient
+
+
+# Weight -> those who asked, held weakly: a discarded optimizer no longer counts. Kept beside the parameters, not on them, so
+# that they are copied and pickled as before.
+_wanted: Any = WeakTensorKeyDictionary()
+
+
+class _Always:
+    """Who asks for `keep_factored`: a request that nothing withdraws."""
+
+
+_ALWAYS = _Always()
+
+
+def request(weight: Tensor, by: object) -> None:
+    """From now on, while `by` lives, `Dense` hands this weight a factored gradient where that saves memory."""
+    if weight not in _wanted:
+        _wanted[weight] = weakref.WeakSet()
+    _wanted[weight].add(by)
+
+
+def is_wanted(weight: Tensor) -> bool:
+    """Whether somebody who lives has asked for this very tensor."""
+    return bool(_wanted.get(weight))
+
+
+def keep_factored(model: nn.Module) -> nn.Module:
+    """Ask for factored gradients for an optimizer that does not ask itself, such as `torch.optim.SGD`. Returns the model.
+
+    Concerns the weights of the `Dense` layers in it. `torch.optim.SGD` (loop, foreach and fused), `clip_grad_norm_` and
+    `GradScaler` work on the factors; other optimizers make them dense, once per step and with a `FactorsLostWarning`.
+
+    Raises:
+        TypeError: not a module.
+    """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"keep_factored expected a torch.nn.Module, got {type(model).__name__}. Pass the model itself.")
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            request(module.weight, by=_ALWAYS)
+    return model
+
+
+# Below this many entries Python's dispatch costs more than passing over the weight. Measured on square three-layer nets, two
+# cores, float32, dense time over factored at batch 1 / 8 / 32: 0.80 / 0.96 / 0.94 for 128 x 128, 1.26 / 1.03 / 1.03 for
+# 192 x 192, 2.0 / 1.4 / 1.03 for 512 x 512.
+SMALLEST_FACTORED_WEIGHT = 2**15
+
+
+def may_keep_factors(weight: Tensor, a_below: Tensor) -> tuple[torch.dtype, int] | None:
+    """The factored gradient's dtype and rows per sample, if its optimizer asked for one and nothing is against it yet."""
+    if weight.numel() < SMALLEST_FACTORED_WEIGHT or torch.compiler.is_compiling():
+        return None
+    if not (weight.is_leaf and weight.is_floating_point() and is_wanted(weight)):
+        return None
+    return weight.dtype, math.prod(a_below.shape[1:-1])
+
+
+def weight_gradient_or_factors(delta: Tensor, a: Tensor, keeps_factors: tuple[torch.dtype, int] | None) -> Tensor:
+    """dC/dw: its factors where the weight's optimizer asked for them and they are smaller than the product, else dense."""
+    if keeps_factors:
+        (r, m), n = delta.shape, a.size(1)
+        if r * (m + n) < m * n and _is_plain_backward(delta, a):
+            dtype, rows_per_sample = keeps_factors
+            return FactoredGradient(delta, a, dtype, rows_per_sample=max(1, rows_per_sample))
+    return equations.weight_gradient(delta, a)
+
+
+def _is_plain_backward(delta: Tensor, a: Tensor) -> bool:
+    """First order, eager, on plain tensors. Everything else differentiates through the gradient or transforms it."""
+    return (
+        not torch.is_grad_enabled()
+        and type(delta) is type(a) is Tensor
+        and not torch._C._are_functorch_transforms_active()
+        and forward_ad._current_level < 0
+    )
