@@ -156,15 +156,18 @@ def copy_in_place(target: Any, source: Any, non_blocking: bool = False) -> Any:
     # DDP, out of a gradient into its bucket and back; AccumulateGrad
     if not isinstance(source, Tensor) or target.shape != source.shape or target.device != source.device:
         return NotImplemented
-    if isinstance(source, FactoredGradient) and not isinstance(target, FactoredGradient):
-        return source.add_to(target, beta=0.0) if target.is_floating_point() else NotImplemented
+    if isinstance(source, FactoredGradient) and source.is_dense:
+        source = source.densify()
+    if not isinstance(target, FactoredGradient):
+        if isinstance(source, FactoredGradient):
+            return source.add_to(target, beta=0.0) if target.is_floating_point() else NotImplemented
+        return target.copy_(source, non_blocking)
     if target.is_dense:
         target.densify().copy_(source, non_blocking)
-    elif isinstance(source, FactoredGradient) and not source.is_dense:
+    elif isinstance(source, FactoredGradient):
         target.content.factors = source.content.factors
     else:
-        dense = source.densify() if isinstance(source, FactoredGradient) else source
-        target.content.become_dense(dense.to(target.dtype, copy=True))
+        target.content.become_dense(source.to(target.dtype, copy=True))
     return target
 
 
