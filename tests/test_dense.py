@@ -313,6 +313,16 @@ def test_autocast_leaves_float64_and_complex_alone() -> None:
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
+def test_autocast_around_the_backward_pass_only_changes_nothing() -> None:
+    layer, x = mg.Dense(30, 20, activation="gelu"), torch.randn(40, 30, requires_grad=True)
+    leaves = (x, layer.weight, layer.bias)
+    expected = torch.autograd.grad(layer(x).sum(), leaves)
+    loss = layer(x).sum()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = torch.autograd.grad(loss, leaves)
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
 def test_autocast_without_gradients() -> None:
     layer, x = mg.Dense(3, 2, activation="relu"), torch.randn(4, 3)
     with torch.autocast("cpu", torch.bfloat16):

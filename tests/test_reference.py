@@ -46,6 +46,7 @@ def test_nests_and_ends_after_an_error() -> None:
     with by_autograd():
         with pytest.raises(RuntimeError, match="inner"):
             with by_autograd():
+                assert is_by_autograd()
                 raise RuntimeError("inner")
         assert is_by_autograd()
     assert not is_by_autograd()
