@@ -119,7 +119,7 @@ class FactoredGradient(Tensor):
             return target.addcmul_(dense, alpha) if isinstance(alpha, Tensor) else target.add_(dense, alpha=alpha)
         if not self.content.factors:
             return target
-        delta, a, scale = self.content.joined(None, "adding it to a tensor")
+        delta, a, scale = self.content.joined(target.dtype, "adding it to a tensor")
         number = 1.0
         for factor in (on_host(alpha), on_host(scale)):
             if isinstance(factor, Tensor):

@@ -55,20 +55,16 @@ class Content:
     def become_dense(self, dense: Tensor) -> None:
         self.dense, self.factors = dense, ()
 
-    def joined(self, dtype: torch.dtype | None, use: str) -> tuple[Tensor, Tensor, float | Tensor]:
-        """delta (r, m) and a (r, n) of the whole sum, and a common scale. One pair alone is not copied.
+    def joined(self, dtype: torch.dtype, use: str) -> tuple[Tensor, Tensor, float | Tensor]:
+        """delta (r, m) and a (r, n) of the whole sum in that dtype, and a common scale. One pair is not copied if it has it.
 
-        dtype: what to convert the factors to; None leaves them, if they have one dtype.
+        Factors of a lower precision than the weight are widened here, (m + n) r numbers, and multiplied in the weight's.
         """
         for factors in self.factors:
             factors.check_versions(use)
         if len(self.factors) == 1:
             (delta, a, scale, *_) = self.factors[0]
-            return (delta, a, scale) if dtype is None else (delta.to(dtype), a.to(dtype), scale)
-        if dtype is None:
-            dtype = self.factors[0].delta.dtype
-            for factors in self.factors:
-                dtype = torch.promote_types(dtype, factors.delta.dtype)
+            return delta.to(dtype), a.to(dtype), scale
         deltas = [f.delta.to(dtype) if is_number(f.scale, 1) else f.delta.to(dtype) * f.scale for f in self.factors]
         return torch.cat(deltas), torch.cat([f.a.to(dtype) for f in self.factors]), 1.0
 
