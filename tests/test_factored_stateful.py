@@ -209,7 +209,7 @@ def run(histories: int) -> None:
 
 def test_random_histories(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
-    run(40)
+    run(25)
 
 
 if __name__ == "__main__":
