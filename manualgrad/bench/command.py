@@ -6,30 +6,37 @@ import argparse
 import json
 import os
 import platform
-import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from manualgrad.bench import measure, report
-from manualgrad.bench.rivals import OURS, RIVALS
+from manualgrad.bench import report
+from manualgrad.bench.children import CUDA, JEMALLOC, SYSTEM, jemalloc, measured
+from manualgrad.bench.rivals import CANNOT_CLIP, OURS, RIVALS, TORCH_ACTIVATIONS
 
 
 WIDE, MIDDLE, SMALL = "1024-4096-4096-4096-1024 relu", "512-1024-1024-512 relu", "784-30-10 sigmoid"
-JEMALLOC = ("/usr/lib/x86_64-linux-gnu/libjemalloc.so.2", "/usr/lib/aarch64-linux-gnu/libjemalloc.so.2")
-NO_DECAY = "dirty_decay_ms:-1,muzzy_decay_ms:-1"  # freed pages are kept, as caching allocators do
+BATCHES = {SMALL: (10,)}  # of nets that have their own by default
+QUICK = "--nets|192-192-10 relu|--batches|8|--clip-batches|--memory-batches|8|--seconds|0.1|--rivals|SGD loop"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, print the tables, write bench.json and bench.png. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "--train-step" in argv:  # options of its own
+        argv.remove("--train-step")
+        return import_module("manualgrad.bench.train_step").main(argv)
+    if "--quick" in argv:
+        argv = [*QUICK.split("|"), *(option for option in argv if option != "--quick")]  # what follows wins
     arguments = _parser().parse_args(argv)
-    if arguments.child:
-        print(json.dumps(_measured(json.loads(arguments.child))))
-        return 0
-    result = run(arguments)
+    if arguments.draw:
+        result = report.joined([json.loads(file.read_text()) for file in arguments.draw])
+    else:
+        result = run(arguments)
     report.print_tables(result)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "bench.json").write_text(json.dumps(result, indent=2))
@@ -40,88 +47,90 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="manualgrad bench", description=__doc__)
-    parser.add_argument("--nets", nargs="+", default=[WIDE, MIDDLE, SMALL], help='such as "784-30-10 sigmoid"')
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128, 512, 2048])
-    parser.add_argument(
-        "--memory-batches", type=int, nargs="*", default=[8, 64, 512], help="none: memory is not measured"
-    )
-    parser.add_argument("--clip-batches", type=int, nargs="*", default=[8], help="also with clip_grad_norm_")
-    parser.add_argument(
-        "--rivals", nargs="+", choices=RIVALS, default=[name for name in RIVALS if name != "torch.compile"]
-    )
-    parser.add_argument("--compile", action="store_true", help="torch.compile too: half a minute more for each batch")
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument(
-        "--allocators", nargs="+", choices=("glibc malloc", "jemalloc"), default=["glibc malloc", "jemalloc"]
-    )
-    parser.add_argument("--seconds", type=float, default=2.0, help="to spend on each way at each batch, roughly")
-    parser.add_argument(
-        "--out", type=Path, default=Path("manualgrad_bench"), help="folder for bench.json and bench.png"
-    )
-    parser.add_argument("--child", help=argparse.SUPPRESS)
+    add = parser.add_argument
+    add("--nets", type=_net, nargs="+", default=[WIDE, MIDDLE, SMALL], help='such as "784-30-10 sigmoid"')
+    add("--batches", type=_positive, nargs="*", help="default: 1 8 32 128 512 2048; 10 for 784-30-10")
+    add("--clip-batches", type=_positive, nargs="*", help="also with clip_grad_norm_; default: 8, none for 784-30-10")
+    add("--memory-batches", type=_positive, nargs="*", help="default: 8 64 512, none for 784-30-10")
+    add("--rivals", nargs="+", choices=RIVALS, default=[name for name in RIVALS if name != "torch.compile"])
+    add("--compile", action="store_true", help="torch.compile too: half a minute more for each batch")
+    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--allocators", nargs="+", choices=(SYSTEM, JEMALLOC), default=[SYSTEM, JEMALLOC], help="on the CPU")
+    add("--threads", type=_positive, default=torch.get_num_threads(), help="on the CPU; default: PyTorch's choice")
+    add("--seconds", type=float, default=10.0, help="to spend on each batch and allocator, roughly")
+    add("--out", type=Path, default=Path("manualgrad_bench"), help="folder for bench.json and bench.png")
+    add("--draw", type=Path, nargs="+", help="measure nothing: tables and plot of these bench.json files together")
+    add("--quick", action="store_true", help="a small net and a moment for each: does it run?")
+    add("--train-step", action="store_true", help="measure TrainStep instead; takes options of its own")
     return parser
 
 
+def _net(text: str) -> str:
+    sizes, _, activation = text.partition(" ")
+    parts = sizes.split("-")
+    if activation not in TORCH_ACTIVATIONS or len(parts) < 2 or not all(x.isdecimal() and int(x) > 0 for x in parts):
+        raise argparse.ArgumentTypeError(
+            f"expected sizes and one of {', '.join(TORCH_ACTIVATIONS)}, got {text!r}. Pass for example '784-30-10 sigmoid'."
+        )
+    return text
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected a positive whole number, got {text!r}.")
+    return int(text)
+
+
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """All measurements, each set in a child process: an allocator is chosen when a process starts, and memory is its own."""
-    notes, nets = [], []
-    names = [*OURS, *arguments.rivals] + (["torch.compile"] if arguments.compile else [])
-    allocators: dict[str, dict[str, str]] = (
-        {"glibc malloc": {}} if arguments.device == "cpu" else {"CUDA caching allocator": {}}
-    )
-    if arguments.device == "cpu" and "jemalloc" in arguments.allocators:
-        library = next((path for path in JEMALLOC if Path(path).exists()), None)
-        if library is None:
-            notes.append("jemalloc not measured: libjemalloc2 is not installed (apt-get install libjemalloc2).")
-        else:
-            allocators["jemalloc"] = {"LD_PRELOAD": library, "MALLOC_CONF": NO_DECAY}
-    if arguments.device == "cpu" and "glibc malloc" not in arguments.allocators:
-        del allocators["glibc malloc"]
-    for net in arguments.nets:
-        shape, activation = net.split()
-        sizes = [int(size) for size in shape.split("-")]
-        task = {"sizes": sizes, "activation": activation, "device": arguments.device, "seconds": arguments.seconds}
-        results, memory = [], []
-        for batch, clip in [(b, False) for b in arguments.batches] + [(b, True) for b in arguments.clip_batches]:
-            for allocator, environment in allocators.items():
-                ways = [name for name in names if not (clip and name == "optimizer in backward")]
-                measured = _child({**task, "what": "time", "names": ways, "batch": batch, "clip": clip}, environment)
-                results.append({"batch": batch, "clip": clip, "allocator": allocator, **measured})
-        for batch in arguments.memory_batches:
-            ways = [name for name in names if name != "torch.compile"]
-            sizes_of = {name: _child({**task, "what": "memory", "name": name, "batch": batch}, {}) for name in ways}
-            memory.append({"batch": batch, "bytes": sizes_of})
-        m, n = max(zip(sizes[1:], sizes[:-1], strict=True), key=lambda pair: pair[0] * pair[1])
-        nets.append({"name": net, "limit": m * n / (m + n), "results": results, "memory": memory})
-    return {"machine": _machine(arguments.device), "nets": nets, "notes": notes}
+    """All measurements that the arguments ask for, as they go into bench.json."""
+    notes: list[str] = []
+    allocators = list(dict.fromkeys(arguments.allocators)) if arguments.device == "cpu" else [CUDA]
+    if JEMALLOC in allocators and jemalloc() is None:
+        allocators.remove(JEMALLOC)
+        notes.append("jemalloc was not measured: it is not installed (Debian: apt-get install libjemalloc2).")
+    nets = [_measured_net(net, allocators, arguments) for net in dict.fromkeys(arguments.nets)]
+    return {"machine": _machine(arguments), "nets": nets, "notes": notes}
 
 
-def _child(task: dict[str, Any], environment: dict[str, str]) -> Any:
-    command = [sys.executable, "-m", "manualgrad.bench.command", "--child", json.dumps(task)]
-    done = subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"Measuring {task} failed:\n{done.stderr}")
-    return json.loads(done.stdout.splitlines()[-1])
+def _measured_net(net: str, allocators: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
+    shape, activation = net.split()
+    sizes = [int(size) for size in shape.split("-")]
+    of_net = {"sizes": sizes, "device": arguments.device}
+    names = list(dict.fromkeys([*OURS, *arguments.rivals, *(["torch.compile"] if arguments.compile else [])]))
+    results, memory = [], []
+    for rows, clip in _steps(net, arguments):
+        for allocator in allocators:
+            ways = [name for name in names if not (clip and name in CANNOT_CLIP)]
+            task = {**of_net, "names": ways, "activation": activation, "rows": rows, "clip": clip}
+            times = measured("time", allocator, arguments.threads, **task, seconds=arguments.seconds)
+            results.append({"batch": rows, "clip": clip, "allocator": allocator, **times})
+    default = () if net in BATCHES else (8, 64, 512)
+    for rows in default if arguments.memory_batches is None else arguments.memory_batches:
+        peaks = {}
+        for name in names:
+            task = {**of_net, "name": name, "activation": activation, "rows": rows}
+            peaks[name] = measured("memory", CUDA if arguments.device == "cuda" else SYSTEM, arguments.threads, **task)
+        memory.append({"batch": rows, "bytes": peaks})
+    m, n = max(zip(sizes[1:], sizes[:-1], strict=True), key=lambda pair: pair[0] * pair[1])
+    return {"name": net, "limit": m * n / (m + n), "results": results, "memory": memory}
 
 
-def _measured(task: dict[str, Any]) -> Any:
-    """What a child does."""
-    sizes, activation, batch, device = task["sizes"], task["activation"], task["batch"], task["device"]
-    if task["what"] == "memory":
-        return measure.peak_bytes(task["name"], sizes, activation, batch, device)
-    max_norm = 1.0 if task["clip"] else None
-    trial = measure.step_times([OURS[0]], sizes, activation, batch, max_norm, repeats=3, device=device)
-    repeats = int(min(2000, max(5, task["seconds"] / trial["seconds"][OURS[0]])))
-    result = measure.step_times(task["names"], sizes, activation, batch, max_norm, repeats, device)
-    return {**result, "repeats": repeats, "floor": measure.floor_seconds(sizes, batch, device)}
+def _steps(net: str, arguments: argparse.Namespace) -> Iterator[tuple[int, bool]]:
+    """(batch, whether gradients are clipped)."""
+    batches, clipped = arguments.batches, arguments.clip_batches
+    for rows in BATCHES.get(net, (1, 8, 32, 128, 512, 2048)) if batches is None else batches:
+        yield rows, False
+    for rows in (() if net in BATCHES else (8,)) if clipped is None else clipped:
+        yield rows, True
 
 
-def _machine(device: str) -> dict[str, Any]:
-    if device == "cuda":
-        return {"device": torch.cuda.get_device_name(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+def _machine(arguments: argparse.Namespace) -> dict[str, Any]:
+    versions = {"torch": torch.__version__, "python": platform.python_version(), "system": platform.platform()}
+    if arguments.device == "cuda":
+        return {"device": torch.cuda.get_device_name(), "threads": arguments.threads, **versions}
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
     model = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return {"device": model or "CPU", "threads": torch.get_num_threads(), "torch": torch.__version__}
+    return {"device": f"{model or 'CPU'}, {os.cpu_count()} cores", "threads": arguments.threads, **versions}
 
 
 if __name__ == "__main__":

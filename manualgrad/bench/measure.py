@@ -1,17 +1,26 @@
-"""How time and memory of a training step are measured, and the floor under the time."""
+"""How time and memory of a training step are measured."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import statistics
 import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manualgrad.bench.rivals import Step, make
+from manualgrad.bench.floor import floor
+from manualgrad.bench.rivals import make, plain_model
+
+
+BLOCK = 0.02  # seconds that a block of steps takes at least: a shorter one is a matter of the clock and of luck
+WARM_UP = 3  # steps of each way, not timed
+STATUS = Path("/proc/self/status")
 
 
 def batch_of(rows: int, sizes: list[int], device: str) -> tuple[Tensor, Tensor]:
@@ -20,91 +29,117 @@ def batch_of(rows: int, sizes: list[int], device: str) -> tuple[Tensor, Tensor]:
     return inputs, torch.randn(rows, sizes[-1], generator=generator).to(device)
 
 
-def seconds(step: Step, inputs: Tensor, targets: Tensor) -> float:
-    """One step, to the end of its work on the device."""
-    if inputs.device.type == "cuda":
+def step_times(
+    names: list[str], sizes: list[int], activation: str, rows: int, clip: bool, seconds: float, device: str
+) -> dict[str, Any]:
+    """Seconds of a step of each way (`interleaved`), why a way was left out, `weights_apart` of each, and the step's `floor`.
+
+    `weights_apart` is the largest difference of any weight from the first way's after as many steps, over the largest change
+    of any weight since the start: near 0 where both have computed the same, near 1 where one has not trained.
+    """
+    inputs, targets = batch_of(rows, sizes, device)
+    models, steps, skipped = {}, {}, {}
+    for name in names:
+        try:
+            model, step = make(name, sizes, activation, device, clip)
+            step(inputs, targets)
+        except Exception as error:  # torch.compile without a compiler; of the others we want to know
+            if name != "torch.compile":
+                raise
+            skipped[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+            continue
+        models[name], steps[name] = model, partial(step, inputs, targets)
+    times = interleaved(steps, device, seconds)
+    start, first = plain_model(sizes, activation, device), next(iter(models.values()))
+    moved = _distance(first, start)
+    apart = {name: _distance(model, first) / moved for name, model in models.items()}
+    return {"seconds": times, "skipped": skipped, "weights_apart": apart, "floor": floor(sizes, rows, device)}
+
+
+def _distance(model: torch.nn.Module, other: torch.nn.Module) -> float:
+    pairs = zip(model.parameters(), other.parameters(), strict=True)
+    return max(float((p.detach() - q.detach()).abs().max()) for p, q in pairs)
+
+
+def interleaved(
+    steps: Mapping[str, Callable[[], Any]], device: str, seconds: float, rounds: int = 5
+) -> dict[str, dict[str, float]]:
+    """Seconds of a step of each, median and quartiles, in turns A B C B C A ..., so that a slow moment hits all alike.
+
+    Each turn is a block of steps after one that is not timed, which brings weights that fit there back into the caches, as in
+    a training loop. All take the same number of steps. `seconds` is for all of it; there are at least so many rounds.
+    """
+    for step in steps.values():
+        for _ in range(WARM_UP):
+            step()
+    size = max(1, round(BLOCK / max(1e-6, min(_seconds(step, 1, device) for step in steps.values()))))
+    blocks: dict[str, list[float]] = {name: [] for name in steps}
+    names, began = list(steps), time.perf_counter()
+    while len(blocks[names[0]]) < rounds or time.perf_counter() - began < seconds:
+        for name in names:
+            steps[name]()
+            blocks[name].append(_seconds(steps[name], size, device) / size)
+        names.append(names.pop(0))
+    return {name: _quartiles(values) for name, values in blocks.items()}
+
+
+def _quartiles(values: list[float]) -> dict[str, float]:
+    lower, median, upper = statistics.quantiles(values, n=4)
+    return {"median": median, "lower": lower, "upper": upper, "blocks": len(values)}
+
+
+def _seconds(step: Callable[[], Any], count: int, device: str) -> float:
+    """That many steps, to the end of their work on the device."""
+    if device == "cuda":
         start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
         start.record()
-        step(inputs, targets)
+        for _ in range(count):
+            step()
         end.record()
         end.synchronize()
         return start.elapsed_time(end) / 1e3
     began = time.perf_counter()
-    step(inputs, targets)
+    for _ in range(count):
+        step()
     return time.perf_counter() - began
 
 
-def interleaved(
-    steps: dict[str, Step], inputs: Tensor, targets: Tensor, repeats: int, warm_up: int = 3
-) -> dict[str, float]:
-    """Median seconds of each, in turns A B C A B C ..., so that a slow moment of the machine hits all alike."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for turn in range(warm_up + repeats):
-        for name, step in steps.items():
-            taken = seconds(step, inputs, targets)
-            if turn >= warm_up:
-                times[name].append(taken)
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def step_times(
-    names: list[str], sizes: list[int], activation: str, rows: int, max_norm: float | None, repeats: int, device: str
-) -> dict[str, Any]:
-    """{name: median seconds}, and the largest difference of any weight from the first way's after the same steps."""
-    inputs, targets = batch_of(rows, sizes, device)
-    made = {name: make(name, sizes, activation, device, max_norm) for name in names}
-    times = interleaved({name: step for name, (_, step) in made.items()}, inputs, targets, repeats)
-    first, *others = [[p.detach() for p in model.parameters()] for model, _ in made.values()]
-    apart = max(
-        (float((p - q).abs().max()) for other in others for p, q in zip(first, other, strict=True)), default=0.0
-    )
-    return {"seconds": times, "weights_apart": apart}
-
-
-def peak_bytes(name: str, sizes: list[int], activation: str, rows: int, device: str, steps: int = 3) -> int:
+def peak_bytes(name: str, sizes: list[int], activation: str, rows: int, device: str, steps: int = 3) -> int | None:
     """Peak memory of a few steps above what the model and the batch hold. Call it in a process of its own.
 
-    On the CPU this is the growth of the resident set (Linux), after small steps have brought in the libraries' own buffers.
+    On CUDA, what the caching allocator has handed out. On the CPU the growth of the resident set, which Linux alone tells
+    (elsewhere None). Small steps have brought in the libraries' own buffers before; for torch.compile, the real ones have.
     """
-    _, small = make(name, [8, 8], activation, device, None)
+    _, small = make(name, [8, 8], activation, device, False)
     small(*batch_of(2, [8, 8], device))
-    _, step = make(name, sizes, activation, device, None)
+    model, step = make(name, sizes, activation, device, False)
     inputs, targets = batch_of(rows, sizes, device)
+    if name == "torch.compile":  # the compiler's own memory is not the step's
+        step(inputs, targets)
+        model.zero_grad()
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
-    else:
+    elif STATUS.exists():
+        _return_free_pages()
         Path("/proc/self/clear_refs").write_text("5")  # forget the peak so far
         held = _status("VmRSS")
+    else:
+        return None
     for _ in range(steps):
         step(inputs, targets)
-    peak = torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")
-    return peak - held
+    return (torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")) - held
 
 
 def _status(key: str) -> int:
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(key + ":"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"Expected {key} in /proc/self/status, found none. Memory on the CPU is measured on Linux only.")
+    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(key + ":"))
+    return 1024 * int(line.split()[1])
 
 
-def floor_seconds(sizes: list[int], rows: int, device: str) -> float:
-    """What a step cannot beat here: the larger of the time to move its bytes and the time to do its operations.
-
-    Bytes: the forward pass and the backpropagated error read each weight, the update reads and writes it (the first layer
-    backpropagates no error). Operations: 2 r m n for each of the three products, at the rate of a plain product of that size.
-    """
-    weights = list(zip(sizes[1:], sizes[:-1], strict=True))
-    passes = sum(m * n * (3 if i == 0 else 4) for i, (m, n) in enumerate(weights)) * 4
-    operations = sum(2 * rows * m * n * (2 if i == 0 else 3) for i, (m, n) in enumerate(weights))
-    m, n = max(weights, key=lambda shape: shape[0] * shape[1])
-    big = torch.randn(m, n, device=device)
-    factor = torch.randn(max(rows, 512), n, device=device)
-    read = interleaved({"read": lambda *_: big.sum()}, big, big, repeats=7)["read"]
-    product = interleaved({"mm": lambda *_: torch.mm(factor, big.t())}, big, big, repeats=5)["mm"]
-    bandwidth = big.numel() * 4 / read
-    rate = 2 * factor.size(0) * m * n / product
-    return max(passes / bandwidth, operations / rate)
+def _return_free_pages() -> None:
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+    if trim is not None:
+        trim(0)

@@ -1,8 +1,12 @@
-"""One training step of one net, in each of the ways that are compared. All start from the same weights."""
+"""One training step of one net, in each of the ways that are compared. All start from the same weights.
+
+A step is everything between two batches: zero_grad, forward, loss, backward, clipping if asked for, and the update.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,11 +15,16 @@ from torch import Tensor, nn
 import manualgrad as mg
 
 
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 0.1
+MAX_NORM = 0.01  # below the norm of the first gradients, so that clipping does scale them
 Step = Callable[[Tensor, Tensor], Any]
 LOSS = nn.MSELoss()  # the same for everybody
 
-TORCH_ACTIVATIONS = {"relu": nn.ReLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}
+TORCH_ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "relu": partial(nn.ReLU, inplace=True),  # saves autograd a tensor per layer; the others cannot
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+}
 
 
 def plain_model(sizes: list[int], activation: str, device: str) -> nn.Sequential:
@@ -33,37 +42,39 @@ def dense_model(sizes: list[int], activation: str, device: str) -> mg.MLP:
     return mg.MLP(sizes, activation, device=device)
 
 
-def loop(model: nn.Module, optimizer: torch.optim.Optimizer, max_norm: float | None) -> Step:
+def loop(model: nn.Module, optimizer: torch.optim.Optimizer, clip: bool) -> Step:
     """The loop that everybody writes: zero_grad, forward, backward, clip, step."""
     parameters = list(model.parameters())
 
-    def step(inputs: Tensor, targets: Tensor) -> Tensor:
+    def step(inputs: Tensor, targets: Tensor) -> None:
         optimizer.zero_grad()
-        loss = LOSS(model(inputs), targets)
-        loss.backward()
-        if max_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, max_norm)
+        LOSS(model(inputs), targets).backward()
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, MAX_NORM)
         optimizer.step()
-        return loss
 
     return step
 
 
-def compiled(model: nn.Module, max_norm: float | None) -> Step:
-    """Forward and backward compiled, the optimizer's step compiled by itself, as PyTorch's tutorial has it."""
-    optimizer = torch.optim.SGD(model.parameters(), lr=LEARNING_RATE)
-    compiled_step = torch.compile(optimizer.step)
-    forward = torch.compile(model, dynamic=False)
+def compiled(model: nn.Module, clip: bool) -> Step:
+    """Forward, loss and backward compiled as one, clipping and the optimizer's step as another."""
     parameters = list(model.parameters())
+    optimizer = torch.optim.SGD(parameters, lr=LEARNING_RATE)
 
-    def step(inputs: Tensor, targets: Tensor) -> Tensor:
+    @torch.compile(dynamic=False)
+    def loss(inputs: Tensor, targets: Tensor) -> Tensor:
+        return LOSS(model(inputs), targets)
+
+    @torch.compile(dynamic=False)
+    def update() -> None:
+        if clip:
+            nn.utils.clip_grad_norm_(parameters, MAX_NORM)
+        optimizer.step()
+
+    def step(inputs: Tensor, targets: Tensor) -> None:
         optimizer.zero_grad()
-        loss = LOSS(forward(inputs), targets)
-        loss.backward()
-        if max_norm is not None:
-            nn.utils.clip_grad_norm_(parameters, max_norm)
-        compiled_step()
-        return loss
+        loss(inputs, targets).backward()
+        update()
 
     return step
 
@@ -79,10 +90,8 @@ def in_backward(model: nn.Module) -> Step:
 
         parameter.register_post_accumulate_grad_hook(update)
 
-    def step(inputs: Tensor, targets: Tensor) -> Tensor:
-        loss = LOSS(model(inputs), targets)
-        loss.backward()
-        return loss
+    def step(inputs: Tensor, targets: Tensor) -> None:
+        LOSS(model(inputs), targets).backward()
 
     return step
 
@@ -90,9 +99,10 @@ def in_backward(model: nn.Module) -> Step:
 OURS = ("manualgrad", "manualgrad, dense gradients")
 BEST_OF_AUTOGRAD = ("SGD loop", "SGD foreach", "SGD fused")
 RIVALS = (*BEST_OF_AUTOGRAD, "optimizer in backward", "torch.compile")
+CANNOT_CLIP = ("optimizer in backward",)
 
 
-def make(name: str, sizes: list[int], activation: str, device: str, max_norm: float | None) -> tuple[nn.Module, Step]:
+def make(name: str, sizes: list[int], activation: str, device: str, clip: bool) -> tuple[nn.Module, Step]:
     """The model and the step of that name.
 
     Raises:
@@ -101,16 +111,18 @@ def make(name: str, sizes: list[int], activation: str, device: str, max_norm: fl
     if name in OURS:
         dense = dense_model(sizes, activation, device)
         descent = mg.GradientDescent(dense.parameters(), lr=LEARNING_RATE, factored=name == "manualgrad")
-        return dense, loop(dense, descent, max_norm)
+        return dense, loop(dense, descent, clip)
+    if name not in RIVALS:
+        raise ValueError(f"Expected a way to train, one of {', '.join((*OURS, *RIVALS))}; got {name!r}.")
+    if clip and name in CANNOT_CLIP:
+        raise ValueError(
+            f"{name!r} expected no clipping, got clip=True: the global norm is known only after the backward pass. "
+            "Measure it without."
+        )
     plain = plain_model(sizes, activation, device)
     if name == "torch.compile":
-        return plain, compiled(plain, max_norm)
-    if name == "optimizer in backward" and max_norm is None:
+        return plain, compiled(plain, clip)
+    if name == "optimizer in backward":
         return plain, in_backward(plain)
     options = {"SGD loop": {"foreach": False}, "SGD foreach": {"foreach": True}, "SGD fused": {"fused": True}}
-    if name not in options:
-        raise ValueError(
-            f"Expected one of {', '.join((*OURS, *RIVALS))}, got {name!r} with max_norm={max_norm}. "
-            "The optimizer in the backward pass cannot clip by the global norm."
-        )
-    return plain, loop(plain, torch.optim.SGD(plain.parameters(), lr=LEARNING_RATE, **options[name]), max_norm)
+    return plain, loop(plain, torch.optim.SGD(plain.parameters(), lr=LEARNING_RATE, **options[name]), clip)
