@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,8 @@ from torch.utils.weak import WeakTensorKeyDictionary
 from manualgrad import equations
 from manualgrad.factored_gradient import FactoredGradient
 
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 # Weight -> those who asked, held weakly: a discarded optimizer no longer counts. Kept beside the parameters, not on them, so
 # that they are copied and pickled as before.
@@ -39,7 +41,7 @@ def is_wanted(weight: Tensor) -> bool:
     return bool(_wanted.get(weight))
 
 
-def keep_factored(model: nn.Module) -> nn.Module:
+def keep_factored(model: ModuleT) -> ModuleT:
     """Ask for factored gradients for an optimizer that does not ask itself, such as `torch.optim.SGD`. Returns the model.
 
     Concerns the weights of the `Dense` layers in it. `torch.optim.SGD` (loop, foreach and fused), `clip_grad_norm_` and

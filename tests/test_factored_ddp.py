@@ -56,7 +56,7 @@ def trained() -> Any:
         port = free.getsockname()[1]
     with multiprocessing.Manager() as manager:
         results = manager.dict()
-        multiprocessing.spawn(process, args=(port, results), nprocs=2)  # type: ignore[no-untyped-call]
+        multiprocessing.spawn(process, args=(port, results), nprocs=2)
         return dict(results)
 
 

@@ -1,6 +1,7 @@
 """Norms, clipping and loss scaling of factored gradients, against dense gradients and a float64 truth."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -82,7 +83,7 @@ def test_per_sample_norms_against_vmap(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close(gradient.per_sample_norms(), each.flatten(1).norm(dim=1).detach(), rtol=1e-10, atol=0)
 
 
-def spoil_delta(value: float) -> Callable[[Tensor, Tensor], None]:
+def spoil_delta(value: float) -> Callable[[Tensor, Tensor], Any]:
     return lambda delta, a: delta[1, 2].fill_(value)
 
 
@@ -94,7 +95,7 @@ SPOILT = {
 
 
 @pytest.mark.parametrize("spoil", [None, *SPOILT.values()], ids=["finite", *SPOILT])
-def test_grad_scaler_skips_a_step_that_overflows(spoil: Callable[[Tensor, Tensor], None] | None) -> None:
+def test_grad_scaler_skips_a_step_that_overflows(spoil: Callable[[Tensor, Tensor], Any] | None) -> None:
     layer = mg.Dense(20, 30, bias=False)
     before = layer.weight.detach().clone()
     optimizer = mg.GradientDescent(layer.parameters(), lr=1.0)

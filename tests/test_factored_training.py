@@ -66,9 +66,14 @@ def test_stock_sgd_works_on_factors(options: dict[str, Any], form: dict[str, boo
 
 
 def test_adamw_makes_each_gradient_dense_once_and_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
+    made: list[Tensor] = []
     to_dense = mg.FactoredGradient.to_dense
-    monkeypatch.setattr(mg.FactoredGradient, "to_dense", lambda self: (made.append(self), to_dense(self))[1])
+
+    def counted(self: mg.FactoredGradient) -> Tensor:
+        made.append(self)
+        return to_dense(self)
+
+    monkeypatch.setattr(mg.FactoredGradient, "to_dense", counted)
     monkeypatch.setattr("manualgrad.materialise._warned", set())
     model = mg.keep_factored(net())
     other = twin(model)

@@ -1,5 +1,6 @@
 """Factored gradients under the Trainer, with no override in the module: the weights of the autograd twin."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Regression(LightningModule):
-    def __init__(self, model: nn.Module, optimizer: type[torch.optim.Optimizer]) -> None:
+    def __init__(self, model: nn.Module, optimizer: Callable[..., torch.optim.Optimizer]) -> None:
         super().__init__()
         self.model, self.make_optimizer = model, optimizer
         self.seen: list[type] = []
@@ -36,7 +37,7 @@ class Regression(LightningModule):
 
 
 def trainer(folder: Path, **options: Any) -> Trainer:
-    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
     return Trainer(accelerator="cpu", default_root_dir=folder, enable_checkpointing=False, **quiet, **options)
 
 
@@ -78,27 +79,3 @@ def test_resumes_in_mid_run(tmp_path: Path) -> None:
     rest = trainer(tmp_path, precision="64-true", max_epochs=4)
     rest.fit(resumed, data(torch.float64), ckpt_path=tmp_path / "half.ckpt")
     assert_same_weights(resumed, through, 0.0)
-
-
-class Wide(Regression):
-    """Its weights are large enough to stay factored in processes that know nothing of the fixture above."""
-
-    def __init__(self, optimizer: type[torch.optim.Optimizer]) -> None:
-        torch.manual_seed(0)
-        super().__init__(mg.MLP([200, 200, 200], "tanh", dtype=torch.float64), optimizer)
-
-    def on_train_end(self) -> None:
-        assert set(self.seen) == {mg.FactoredGradient if self.make_optimizer is mg.GradientDescent else Tensor}
-        for p in self.parameters():
-            gathered = self.all_gather(p.detach()).reshape(-1, *p.shape)
-            assert all(torch.equal(part, gathered[0]) for part in gathered)
-
-
-def test_two_processes_under_ddp(tmp_path: Path) -> None:
-    generator = torch.Generator().manual_seed(0)
-    pairs = TensorDataset(*(torch.randn(16, 200, generator=generator, dtype=torch.float64) for _ in range(2)))
-    together, alone = Wide(mg.GradientDescent), Wide(torch.optim.SGD)
-    options: dict[str, Any] = {"precision": "64-true", "max_epochs": 2}
-    trainer(tmp_path, strategy="ddp_spawn", devices=2, **options).fit(together, DataLoader(pairs, batch_size=2))
-    trainer(tmp_path, **options).fit(alone, DataLoader(pairs, batch_size=4))
-    assert_same_weights(together, alone)

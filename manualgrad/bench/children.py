@@ -17,7 +17,7 @@ from manualgrad.bench.measure import peak_bytes, step_times
 
 SYSTEM, JEMALLOC, CUDA = "glibc malloc", "jemalloc", "CUDA caching allocator"
 NO_DECAY = "dirty_decay_ms:-1,muzzy_decay_ms:-1"  # freed pages are kept, as caching allocators do
-TASKS = {"time": step_times, "memory": peak_bytes}
+TASKS: dict[str, Any] = {"time": step_times, "memory": peak_bytes}
 
 
 def jemalloc() -> str | None:

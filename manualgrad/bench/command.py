@@ -8,7 +8,6 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,9 +26,6 @@ QUICK = "--nets|192-192-10 relu|--batches|8|--clip-batches|--memory-batches|8|--
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write bench.json and bench.png. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    if "--train-step" in argv:  # options of its own
-        argv.remove("--train-step")
-        return import_module("manualgrad.bench.train_step").main(argv)
     if "--quick" in argv:
         argv = [*QUICK.split("|"), *(option for option in argv if option != "--quick")]  # what follows wins
     arguments = _parser().parse_args(argv)
@@ -61,7 +57,6 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("manualgrad_bench"), help="folder for bench.json and bench.png")
     add("--draw", type=Path, nargs="+", help="measure nothing: tables and plot of these bench.json files together")
     add("--quick", action="store_true", help="a small net and a moment for each: does it run?")
-    add("--train-step", action="store_true", help="measure TrainStep instead; takes options of its own")
     return parser
 
 
