@@ -5,6 +5,7 @@ from importlib.metadata import version
 import manualgrad.factored_list_operations  # noqa: F401  fills the table of operations
 from manualgrad.activations import Activation, activations
 from manualgrad.comparison import Comparison, compare
+from manualgrad.conversion import conversion_report, convert, revert
 from manualgrad.dense import Dense, dense
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import keep_factored
@@ -29,7 +30,10 @@ __all__ = [
     "SoftmaxCrossEntropyLoss",
     "activations",
     "compare",
+    "conversion_report",
+    "convert",
     "dense",
     "forbid_densify",
     "keep_factored",
+    "revert",
 ]

@@ -170,6 +170,9 @@ def dense(
     return _apply(input, weight, bias, activation)
 
 
+torch.fx.wrap("dense")  # symbolic tracing records the call as it is: a Proxy has no shape to check
+
+
 def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
     if not torch.is_grad_enabled():  # nothing to differentiate: a plain linear layer, for inference and export
         output = DenseFunction.forward(input, weight, bias, activation)
@@ -192,6 +195,8 @@ class Dense(nn.Linear):
 
     Shapes: input (..., n), weight (m, n), bias (m,) -> output (..., m). Raises what `dense` raises.
     """
+
+    path: str | None = None  # where in its model `convert` found the layer; errors name it
 
     def __init__(
         self,
@@ -222,7 +227,12 @@ class Dense(nn.Linear):
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        return dense(input, self.weight, self.bias, self.activation)
+        try:
+            return dense(input, self.weight, self.bias, self.activation)
+        except (TypeError, ValueError) as error:
+            if self.path is None:
+                raise
+            raise type(error)(f"Layer {self.path!r}: {error}") from error
 
     def extra_repr(self) -> str:
         plain = super().extra_repr()
