@@ -223,7 +223,10 @@ class SoftmaxCrossEntropyLoss(Loss):
                 f"SoftmaxCrossEntropyLoss expected class indices of dtype torch.int64, got {targets.dtype}. "
                 "Convert them with targets.long()."
             )
-        if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
+        looks = targets.device.type == "cpu" and not torch.compiler.is_compiling()
+        if (
+            looks and targets.numel() and not torch._C._are_functorch_transforms_active()
+        ):  # vmap has no values to look at
             classes = outputs.size(axis)
             wrong = targets[((targets < 0) | (targets >= classes)) & (targets != self.ignored)]
             if wrong.numel():
