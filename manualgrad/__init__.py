@@ -5,6 +5,7 @@ from importlib.metadata import version
 import manualgrad.factored_list_operations  # noqa: F401  fills the table of operations
 from manualgrad.activations import Activation, activations
 from manualgrad.comparison import Comparison, compare
+from manualgrad.conformance import Conformance, check_backward
 from manualgrad.conversion import conversion_report, convert, revert
 from manualgrad.dense import Dense, dense
 from manualgrad.factored_gradient import FactoredGradient
@@ -22,6 +23,7 @@ __all__ = [
     "Activation",
     "BinaryCrossEntropyLoss",
     "Comparison",
+    "Conformance",
     "Dense",
     "FactoredGradient",
     "FactorsLostWarning",
@@ -29,6 +31,7 @@ __all__ = [
     "QuadraticLoss",
     "SoftmaxCrossEntropyLoss",
     "activations",
+    "check_backward",
     "compare",
     "conversion_report",
     "convert",
