@@ -11,6 +11,7 @@ from manualgrad.dense import Dense, dense
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import keep_factored
 from manualgrad.gradient_descent import GradientDescent
+from manualgrad.lazy_dense import LazyDense
 from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP
@@ -19,6 +20,7 @@ from manualgrad.mlp import MLP
 __version__ = version("manualgrad")
 
 __all__ = [
+    "LazyDense",
     "MLP",
     "Activation",
     "BinaryCrossEntropyLoss",

@@ -35,7 +35,7 @@ class Linear(torch.autograd.Function):
         rows, x = g.reshape(-1, g.size(-1)), x if x is None else x.reshape(-1, x.size(-1))
         return (
             g @ w.conj() if needs_x else None,
-            rows.t() @ x.conj() if needs_w else None,
+            rows.t() @ x.conj() if x is not None else None,
             rows.sum(0) if needs_b else None,
         )
 
@@ -228,7 +228,7 @@ class Alias(torch.autograd.Function):
         return g
 
 
-calls = []
+calls: list = []
 
 
 def remembers(x):
@@ -437,7 +437,7 @@ def test_a_planted_bug_is_caught_and_named(layer, reference, inputs, row, senten
 def test_a_reproduction_is_two_lines_that_run(layer, reference, inputs, row, sentence, capsys):
     check = mg.check_backward(layer, reference, *inputs(), skip=CHECKS.keys() - {row}).failed[row]
     first, *rest = check.reproduction.splitlines()
-    function = layer.apply if isinstance(layer, type) else layer
+    function = getattr(layer, "apply", layer) if isinstance(layer, type) else layer
     namespace = {"torch": torch, "layer": function, "reference": reference}
     exec(first, namespace)
     assert len([line for line in rest if not line.startswith("#")]) == 1

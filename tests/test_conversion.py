@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from typing import Any
 
 import pytest
 import torch
@@ -81,10 +82,14 @@ class Clamp(torch.autograd.Function):
         return g * 0.5
 
 
+def halve(module: nn.Module, grad_input: Any, grad_output: Any) -> tuple[Tensor]:
+    return (grad_input[0] * 0.5,)
+
+
 def hooked():
-    model = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.Sigmoid(), nn.Linear(6, 3))
+    model: Any = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 6), nn.Sigmoid(), nn.Linear(6, 3))
     model[0].register_forward_hook(lambda module, inputs, output: Clamp.apply(output))
-    model[2].register_full_backward_hook(lambda module, grad_input, grad_output: (grad_input[0] * 0.5,))
+    model[2].register_full_backward_hook(halve)
     model[4].register_forward_pre_hook(lambda module, inputs: (inputs[0] + 1,))
     model[4].weight.register_hook(lambda g: g * 2)
     return model
@@ -196,11 +201,11 @@ FUSED = [
 def test_an_activation_is_fused_with_its_parameters(activation):
     model = nn.Sequential(nn.Linear(4, 50), activation, nn.Linear(50, 2)).double()
     x = 3 * torch.randn(5, 4, dtype=torch.float64)
-    expected = model(x), torch.autograd.grad(model(x).square().sum(), model.parameters())
+    expected = model(x), torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
     mg.convert(model)
     assert type(model[1]) is nn.Identity
     assert type(model[0]) is mg.Dense and model[0].activation.name != "identity"
-    actual = model(x), torch.autograd.grad(model(x).square().sum(), model.parameters())
+    actual = model(x), torch.autograd.grad(model(x).square().sum(), list(model.parameters()))
     torch.testing.assert_close(actual, expected, rtol=1e-12, atol=1e-13)
     assert mg.revert(model)[1] is activation
 
@@ -277,7 +282,7 @@ class Doubled(nn.Linear):
 
 def patched():
     layer = nn.Linear(3, 3)
-    layer.forward = lambda x: x  # type: ignore[method-assign]
+    layer.forward = lambda x: x  # type: ignore[method-assign, assignment]
     return layer
 
 
@@ -390,7 +395,7 @@ def test_include_and_exclude(include, exclude, converted):
 
 
 def test_a_second_call_converts_more():
-    model = Branches()
+    model: Any = Branches()
     mg.convert(model, include="branches.left")
     mg.convert(model, include="branches.right")
     assert len(mg.conversion_report(model).converted) == 4
@@ -402,9 +407,9 @@ def test_a_second_call_converts_more():
     "copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["copy", "pickle"]
 )
 def test_a_copy_of_a_converted_model_reverts(copied):
-    original = Branches()
+    original: Any = Branches()
     x = torch.randn(5, 4)
-    model = copied(mg.convert(original))
+    model: Any = copied(mg.convert(original))
     assert model.branches["left"][1] is not original.branches["left"][1]
     mg.revert(model)
     assert torch.equal(model(x), original(x))
@@ -414,7 +419,7 @@ def test_a_copy_of_a_converted_model_reverts(copied):
 
 def test_a_layer_in_two_places_is_converted_once_and_stays_one():
     layer = nn.Linear(3, 3)
-    model = mg.convert(nn.ModuleDict({"a": layer, "b": nn.Sequential(layer)}))
+    model: Any = mg.convert(nn.ModuleDict({"a": layer, "b": nn.Sequential(layer)}))
     assert model["a"] is model["b"][0] is layer
     (row,) = mg.conversion_report(model)
     assert (row.name, row.status, row.note) == ("a", "converted", "also b.0")
@@ -489,7 +494,7 @@ def test_a_name_that_matches_nothing():
     model = Branches()
     for argument in ("include", "exclude"):
         with pytest.raises(ValueError) as error:
-            mg.convert(model, **{argument: ["branches.left", "branches.middle.*"]})  # type: ignore[arg-type]
+            mg.convert(model, **{argument: ["branches.left", "branches.middle.*"]})
         assert str(error.value) == (
             f"convert expected `{argument}` to name linear layers, got 'branches.middle.*', which matches none. Use names from "
             "this list, or wildcards: branches.left.0, branches.left.2, branches.right.0, branches.right.2."
