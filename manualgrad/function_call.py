@@ -29,8 +29,9 @@ def call(function: type[Function], with_tangent: type[Function], *arguments: Any
 def is_left_to_autograd() -> bool:
     """Whether PyTorch's own operations must stand here, since a function with its own derivatives would not do.
 
-    `torch.jit.trace`, and with it the older ONNX exporter, takes down what it can name. Forward mode inside forward mode (`torch.func.jacfwd(jacfwd(f))`) loses the outer tangent in any `jvp` and says nothing;
-    and `torch.compile` refuses a `jvp`, so that transforms inside of a compiled function would not find one.
+    `torch.jit.trace`, and with it the older ONNX exporter, takes down what it can name. Forward mode inside forward mode
+    (`torch.func.jacfwd(jacfwd(f))`) loses the outer tangent in any `jvp` and says nothing; and `torch.compile` refuses a
+    `jvp`, so that transforms inside of a compiled function would not find one.
     """
     if torch._C._get_tracing_state() is not None:
         return True

@@ -106,7 +106,7 @@ def tensor_parallel() -> tuple[nn.Module, nn.Module]:
     """The whole batch on both processes, the weights split between them."""
     module = model()
     plan = {"0": ColwiseParallel(), "2": RowwiseParallel()}
-    parallelize_module(module, init_device_mesh("cpu", (WORLD,)), plan)  # type: ignore[arg-type]
+    parallelize_module(module, init_device_mesh("cpu", (WORLD,)), plan)
     train(module, mg.GradientDescent(module.parameters(), lr=0.05), *batch())
     return module, alone()
 

@@ -54,7 +54,7 @@ def test_a_converted_model_compiles_without_a_graph_break_and_with_a_dynamic_bat
     compiled = torch.compile(model, fullgraph=True, dynamic=True, backend="aot_eager")
     for batch in (2, 5, 7):
         x = torch.randn(batch, 3, 8)
-        with torch._dynamo.config.patch(error_on_recompile=batch > 2):  # type: ignore[attr-defined]
+        with torch._dynamo.config.patch(error_on_recompile=batch > 2):
             actual = gradients(compiled, model, x)
         torch.testing.assert_close(actual, gradients(original, original, x), rtol=1e-5, atol=1e-5)
 
