@@ -37,7 +37,7 @@ def obstacle(layer: nn.Module) -> str | None:
     if _is_sharded(layer):
         return "sharded: convert before fully_shard or parallelize_module"
     if isinstance(layer, NonDynamicallyQuantizableLinear):
-        return "read and never called: nn.MultiheadAttention uses its weight directly"
+        return "read, never called (nn.MultiheadAttention)"
     if type(layer) not in (nn.Linear, Dense):
         return f"of type {type(layer).__name__}, not nn.Linear itself: what it overrides would be lost"
     if "forward" in layer.__dict__:

@@ -300,7 +300,7 @@ LEFT = {
     "subclass": (lambda: Doubled(3, 3), "of type Doubled, not nn.Linear itself: what it overrides would be lost"),
     "attention": (
         lambda: nn.MultiheadAttention(4, 2).out_proj,
-        "read and never called: nn.MultiheadAttention uses its weight directly",
+        "read, never called (nn.MultiheadAttention)",
     ),
     "lazy": (
         lambda: nn.LazyLinear(3),

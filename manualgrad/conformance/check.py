@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from manualgrad.conformance import derivatives, layouts, memory, transforms
 from manualgrad.conformance.case import Case
-from manualgrad.conformance.result import Check, Conformance, Failed, NotSupported
+from manualgrad.conformance.result import Check, Conformance, Failed, NotSupported, in_brief
 
 
 CHECKS: dict[str, Callable[[Case], str]] = {
@@ -96,8 +96,7 @@ def _run(name: str, check: Callable[[Case], str], case: Case) -> Check:
     except Failed as failure:
         return Check(name, "failed", str(failure), "\n".join([_first_line(case, name), failure.line]))
     except Exception as error:
-        detail = f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else ''}"
-        return Check(name, "failed", detail, "\n".join([_first_line(case, name), "print(layer(*inputs))"]))
+        return Check(name, "failed", in_brief(error), "\n".join([_first_line(case, name), "print(layer(*inputs))"]))
 
 
 def _expect_reference_works(case: Case) -> None:

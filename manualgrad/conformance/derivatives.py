@@ -14,7 +14,7 @@ from torch.autograd import gradcheck as finite_differences, gradgradcheck as sec
 from manualgrad.conformance.case import Case, gradients, outputs, upstream
 from manualgrad.conformance.diagnosis import expect_equal, first_difference
 from manualgrad.conformance.graph import Watch, refused_shape
-from manualgrad.conformance.result import Failed, NotSupported
+from manualgrad.conformance.result import Failed, NotSupported, in_brief
 
 
 def output(case: Case) -> str:
@@ -132,7 +132,7 @@ def gradcheck(case: Case) -> str:
         )
     except Exception as error:
         _unless_reference_fails(case, finite_differences)
-        raise Failed(_first_sentence(error), "torch.autograd.gradcheck(layer, inputs)") from error
+        raise Failed(in_brief(error), "torch.autograd.gradcheck(layer, inputs)") from error
     return "finite differences in float64"
 
 
@@ -143,15 +143,15 @@ def gradgradcheck(case: Case) -> str:
         actual = _second(case, case.layer)
     except RuntimeError as error:
         if re.search("once_differentiable|does not require grad|not implemented", str(error)):
-            raise NotSupported(f"no second derivative: {_first_sentence(error)}") from error
-        raise Failed(_first_sentence(error), line) from error
+            raise NotSupported(f"no second derivative: {in_brief(error)}") from error
+        raise Failed(in_brief(error), line) from error
     names = [f"the second derivative by {case.names[i]}" for i in case.differentiable]
     expect_equal(names, actual, _second(case, case.reference), line=line, tolerance=1e-9)
     try:
         second_finite_differences(_flat(case), case.wide(), fast_mode=_is_large(case))
     except Exception as error:
         _unless_reference_fails(case, second_finite_differences)
-        raise Failed(f"the second derivative is wrong: {_first_sentence(error)}", line) from error
+        raise Failed(f"the second derivative is wrong: {in_brief(error)}", line) from error
     return "finite differences in float64"
 
 
@@ -189,7 +189,7 @@ def complex_numbers(case: Case) -> str:
     try:
         actual = _gradients(case.layer, leaves())
     except Exception as error:
-        raise NotSupported(_first_sentence(error)) from error
+        raise NotSupported(in_brief(error)) from error
     names = [case.names[i] for i in case.differentiable]
     if first_difference(names, actual, expected) is not None:
         raise NotSupported("right for real numbers only: a conjugate is missing. To look into it, pass complex inputs")
@@ -213,8 +213,4 @@ def _unless_reference_fails(case: Case, check: Any) -> None:
     try:
         check(lambda *arguments: tuple(x for x in outputs(case.reference, arguments) if x.requires_grad), case.wide())
     except Exception as error:
-        raise NotSupported(f"nor by the reference: {_first_sentence(error)}") from error
-
-
-def _first_sentence(error: Exception) -> str:
-    return re.split(r"\n|(?<=\w)\. ", str(error).strip() or type(error).__name__, maxsplit=1)[0][:160]
+        raise NotSupported(f"nor by the reference: {in_brief(error)}") from error

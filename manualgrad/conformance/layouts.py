@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manualgrad.conformance.case import Case, gradients, is_differentiable, outputs, upstream
 from manualgrad.conformance.diagnosis import expect_equal
-from manualgrad.conformance.result import Failed, NotSupported
+from manualgrad.conformance.result import Failed, NotSupported, in_brief
 
 
 def strided(x: Tensor) -> Tensor:
@@ -100,7 +100,7 @@ def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> st
         try:
             actual = _run(case, case.layer, changed)
         except Exception as error:
-            raise NotSupported(f"{name}: {str(error).splitlines()[0][:120]}") from error
+            raise NotSupported(f"{name}: {in_brief(error)}") from error
         names = [f"with {name}, tensor {i}" for i in range(len(expected))]
         shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in changed]
         expect_equal(names, actual, expected, line=f"# with inputs of shapes {shapes}: {name}\n{_LINE}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,7 +30,7 @@ class Check:
 
 
 class Conformance(tuple[Check, ...]):
-    """What `check_backward` found, a `Check` for each thing that it tried. Prints as a table, failures with what shows them."""
+    """What `check_backward` found, a `Check` for each thing that it tried. Prints as a table and what shows the failures."""
 
     @property
     def ok(self) -> bool:
@@ -53,12 +54,23 @@ class Conformance(tuple[Check, ...]):
         names = max(len(check.name) for check in self)
         for check in self:
             yield f"{check.name:<{names}}  {check.status:<13}  {check.detail}".rstrip()
-        for check in self.failed.values():
+        causes = [name for name in ("output", "gradient") if name in self.failed]
+        for name in causes[:1] or self.failed:
             yield ""
-            yield f"To see {check.name!r} fail:"
-            yield from (f"    {line}" for line in check.reproduction.splitlines())
+            yield f"To see {name!r} fail:"
+            yield from (f"    {line}" for line in self.failed[name].reproduction.splitlines())
+        if causes and len(self.failed) > 1:
+            yield ""
+            yield f"Other checks compare with the same numbers: mend {causes[0]!r} first."
         count = {
             status: sum(check.status == status for check in self) for status in ("passed", "failed", "not supported")
         }
         yield ""
         yield ", ".join(f"{number} {status}" for status, number in count.items()) + "."
+
+
+def in_brief(error: Exception) -> str:
+    """The first sentence of an error, cut where it is too long for a table."""
+    sentence = re.split(r"\n|(?<=\w)\. ", str(error).strip(), maxsplit=1)[0]
+    whole = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
+    return whole if len(whole) <= 90 else f"{whole[:87]}..."

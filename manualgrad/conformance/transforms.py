@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from manualgrad.conformance.case import Case, gradients, is_differentiable, outputs
 from manualgrad.conformance.diagnosis import expect_equal
-from manualgrad.conformance.result import Failed, NotSupported
+from manualgrad.conformance.result import Failed, NotSupported, in_brief
 
 
 def autocast(case: Case) -> str:
@@ -28,7 +28,7 @@ def autocast(case: Case) -> str:
         except Exception as error:
             if function is case.reference:
                 raise NotSupported("nor by the reference") from error
-            raise NotSupported(_brief(error)) from error
+            raise NotSupported(in_brief(error)) from error
         both.append([*(x.detach() for x in results), *found])
     leaves = case.wide()
     results = outputs(case.reference, leaves)
@@ -60,7 +60,7 @@ def compiled(case: Case) -> str:
         results = outputs(torch.compile(call, fullgraph=True, backend="aot_eager"), leaves)
         found = gradients(results, leaves)
     except Exception as error:
-        raise NotSupported(_brief(error)) from error
+        raise NotSupported(in_brief(error)) from error
     plain = case.leaves()
     expected = outputs(case.layer, plain)
     line = (
@@ -105,7 +105,7 @@ def vmap(case: Case) -> str:
     try:
         actual = batched(case.layer)
     except Exception as error:
-        raise NotSupported(_brief(error)) from error
+        raise NotSupported(in_brief(error)) from error
     names = [f"mapped, tensor {i}" for i in range(len(expected))]
     expect_equal(
         names,
@@ -140,7 +140,7 @@ def jvp(case: Case) -> str:
     try:
         actual = forwards(case.layer)
     except Exception as error:
-        raise NotSupported(_brief(error)) from error
+        raise NotSupported(in_brief(error)) from error
     names = [f"the tangent of output {i}" for i in range(len(expected))]
     line = (
         "for f in (layer, reference): print(torch.func.jvp(f, tuple(inputs), tuple(map(torch.ones_like, inputs)))[1])"
@@ -160,8 +160,8 @@ def copies(case: Case) -> str:
             twin = made(layer)
         except Exception as error:
             if name == "pickle" and "local object" in str(error):
-                raise NotSupported(_brief(error)) from error
-            raise Failed(f"{name}: {_brief(error)}", f"import copy, pickle; {_COPIES[name]}") from error
+                raise NotSupported(in_brief(error)) from error
+            raise Failed(f"{name}: {in_brief(error)}", f"import copy, pickle; {_COPIES[name]}") from error
         case_of_twin = Case(twin, case.reference.subject, case.given)
         expect_equal(
             [f"the {name}'s output"] * len(expected),
@@ -208,8 +208,3 @@ def _call(function: Any, arguments: list[Any]) -> list[Tensor]:
 def _names(case: Case, results: int) -> list[str]:
     named = ["the output"] if results == 1 else [f"output[{i}]" for i in range(results)]
     return named + [f"the gradient by {case.names[i]}" for i in case.differentiable]
-
-
-def _brief(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0][:120]}" if lines else type(error).__name__
