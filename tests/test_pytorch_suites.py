@@ -101,7 +101,12 @@ class TestDenseOperator(TestCase):
     def test_fn_fwgrad_bwgrad(self, device: str, dtype: torch.dtype, op: Any) -> None:
         for sample in self.samples(device, dtype, op):
             self._check(
-                op, sample, gradgradcheck, check_fwd_over_rev=True, check_rev_over_rev=False, check_undefined_grad=False,
+                op,
+                sample,
+                gradgradcheck,
+                check_fwd_over_rev=True,
+                check_rev_over_rev=False,
+                check_undefined_grad=False,
                 check_batched_grad=False,
             )
 
