@@ -5,10 +5,13 @@ from importlib.metadata import version
 import manualgrad.factored_list_operations  # noqa: F401  fills the table of operations
 from manualgrad.activations import Activation, activations
 from manualgrad.comparison import Comparison, compare
+from manualgrad.conformance import Conformance, check_backward
+from manualgrad.conversion import conversion_report, convert, revert
 from manualgrad.dense import Dense, dense
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import keep_factored
 from manualgrad.gradient_descent import GradientDescent
+from manualgrad.lazy_dense import LazyDense
 from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP
@@ -17,10 +20,12 @@ from manualgrad.mlp import MLP
 __version__ = version("manualgrad")
 
 __all__ = [
+    "LazyDense",
     "MLP",
     "Activation",
     "BinaryCrossEntropyLoss",
     "Comparison",
+    "Conformance",
     "Dense",
     "FactoredGradient",
     "FactorsLostWarning",
@@ -28,8 +33,12 @@ __all__ = [
     "QuadraticLoss",
     "SoftmaxCrossEntropyLoss",
     "activations",
+    "check_backward",
     "compare",
+    "conversion_report",
+    "convert",
     "dense",
     "forbid_densify",
     "keep_factored",
+    "revert",
 ]

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -77,6 +78,13 @@ class Activation:
 
     def __reduce__(self) -> tuple[Callable[..., Activation], tuple]:
         return self.recipe
+
+    def __fx_create_arg__(self, tracer: torch.fx.Tracer) -> Any:
+        """How a traced graph writes it down: by its name, or by the call that makes it."""
+        function, arguments = self.recipe
+        return (
+            self.name if function is activation_named else tracer.create_node("call_function", function, arguments, {})
+        )
 
     def __deepcopy__(self, memo: dict) -> Activation:
         return self  # not by name: another activation may have taken it meanwhile

@@ -17,7 +17,7 @@ from manualgrad.activations import Activation, activation_named, identity
 from manualgrad.autocast import is_autocasting, is_castable, without_autocast
 from manualgrad.dense_checks import check_arguments, checked_device_type, fit
 from manualgrad.factoring import may_keep_factors, weight_gradient_or_factors
-from manualgrad.function_call import call, is_beyond_jvp
+from manualgrad.function_call import call, is_left_to_autograd
 from manualgrad.reference import is_by_autograd
 
 
@@ -40,7 +40,7 @@ class DenseFunction(torch.autograd.Function):
         if weight.dtype != a_below.dtype:  # autocast: `dense` has cast the input only
             weight, bias = weight.to(a_below.dtype), None if bias is None else bias.to(a_below.dtype)
         z = equations.weighted_sum(a_below, weight, bias)
-        if activation.value_in_place is not None:  # nobody else holds z
+        if activation.value_in_place is not None and type(z) is Tensor:  # nobody else holds z; subclasses may refuse
             return activation.value_in_place(z)
         a = activation.value(z)
         return a if activation.from_output else (a, z)
@@ -153,7 +153,7 @@ def dense(
     """
     if not isinstance(activation, Activation):
         activation = activation_named(activation)
-    if is_by_autograd() or is_beyond_jvp():
+    if is_by_autograd() or is_left_to_autograd():
         z = nn.functional.linear(input, weight, bias)
         with without_autocast(z.device.type):  # which would compute some activations in float32
             return activation.value(z)
@@ -168,6 +168,9 @@ def dense(
             return _apply(input, weight, bias, activation)
     check_arguments(input, weight, bias, weight_dtype=weight.dtype)
     return _apply(input, weight, bias, activation)
+
+
+torch.fx.wrap("dense")  # symbolic tracing records the call as it is: a Proxy has no shape to check
 
 
 def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
@@ -192,6 +195,8 @@ class Dense(nn.Linear):
 
     Shapes: input (..., n), weight (m, n), bias (m,) -> output (..., m). Raises what `dense` raises.
     """
+
+    path: str | None = None  # where in its model `convert` found the layer; errors name it
 
     def __init__(
         self,
@@ -222,7 +227,12 @@ class Dense(nn.Linear):
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
-        return dense(input, self.weight, self.bias, self.activation)
+        try:
+            return dense(input, self.weight, self.bias, self.activation)
+        except (TypeError, ValueError) as error:
+            if self.path is None:
+                raise
+            raise type(error)(f"Layer {self.path!r}: {error}") from error
 
     def extra_repr(self) -> str:
         plain = super().extra_repr()

@@ -11,8 +11,13 @@ from torch.autograd import Function, forward_ad
 
 
 def call(function: type[Function], with_tangent: type[Function], *arguments: Any) -> Any:
-    """`function.apply(*arguments)`, or `with_tangent.apply`: the same function with a `jvp`, which `torch.compile` refuses."""
+    """`function.apply(*arguments)`; with a `jvp`, which `torch.compile` refuses, where forward mode is at work.
+
+    For `torch.export` the forward pass alone: a graph of plain operations, which others can read.
+    """
     if torch.compiler.is_compiling():
+        if torch.compiler.is_exporting():
+            return function.forward(*arguments)
         return function.apply(*arguments)
     if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
         return with_tangent.apply(*arguments)
@@ -21,12 +26,15 @@ def call(function: type[Function], with_tangent: type[Function], *arguments: Any
     return super(Function, function).apply(*arguments)  # type: ignore[misc]
 
 
-def is_beyond_jvp() -> bool:
-    """Whether autograd must differentiate here, because a `jvp` written by hand would not be used or not be right.
+def is_left_to_autograd() -> bool:
+    """Whether PyTorch's own operations must stand here, since a function with its own derivatives would not do.
 
-    Forward mode inside forward mode (`torch.func.jacfwd(jacfwd(f))`) loses the outer tangent in any `jvp` and says nothing;
-    and `torch.compile` refuses a `jvp`, so that transforms inside of a compiled function would not find one.
+    `torch.jit.trace`, and with it the older ONNX exporter, takes down what it can name. Forward mode inside forward mode
+    (`torch.func.jacfwd(jacfwd(f))`) loses the outer tangent in any `jvp` and says nothing; and `torch.compile` refuses a
+    `jvp`, so that transforms inside of a compiled function would not find one.
     """
+    if torch._C._get_tracing_state() is not None:
+        return True
     if not torch._C._are_functorch_transforms_active():
         return False
     if torch.compiler.is_compiling():

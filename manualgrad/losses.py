@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manualgrad.autocast import is_autocasting
-from manualgrad.function_call import call, is_beyond_jvp
+from manualgrad.function_call import call, is_left_to_autograd
 from manualgrad.reference import is_by_autograd
 
 
@@ -79,7 +79,7 @@ class Loss(nn.Module):
             outputs = outputs.float()
         if not targets.is_floating_point() and targets.shape == outputs.shape:
             targets = targets.to(outputs.dtype)  # 0 and 1 given as integers or booleans
-        if is_by_autograd() or is_beyond_jvp():
+        if is_by_autograd() or is_left_to_autograd():
             return self.value(outputs, targets)
         return call(LossFunction, LossFunctionWithTangent, outputs, targets, self)
 
@@ -223,7 +223,10 @@ class SoftmaxCrossEntropyLoss(Loss):
                 f"SoftmaxCrossEntropyLoss expected class indices of dtype torch.int64, got {targets.dtype}. "
                 "Convert them with targets.long()."
             )
-        if targets.device.type == "cpu" and targets.numel() and not torch.compiler.is_compiling():
+        looks = targets.device.type == "cpu" and not torch.compiler.is_compiling()
+        if (
+            looks and targets.numel() and not torch._C._are_functorch_transforms_active()
+        ):  # vmap has no values to look at
             classes = outputs.size(axis)
             wrong = targets[((targets < 0) | (targets >= classes)) & (targets != self.ignored)]
             if wrong.numel():

@@ -1,0 +1,114 @@
+"""The layer under test and its reference, as functions of the same tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+
+class AsFunction:
+    """A function, module or autograd.Function as a function of inputs and parameters; a module's buffers are copied."""
+
+    def __init__(self, subject: Any, inputs: int, parameters: Sequence[str]) -> None:
+        self.subject, self.inputs, self.parameters = subject, inputs, parameters
+
+    def __call__(self, *arguments: Any) -> Any:
+        if not isinstance(self.subject, nn.Module):
+            return self.subject(*arguments)
+        inputs, values = arguments[: self.inputs], arguments[self.inputs :]
+        wide = next((x.dtype for x in arguments if isinstance(x, Tensor) and x.is_floating_point()), None)
+        buffers = {
+            name: buffer.clone().to(wide) if wide and buffer.is_floating_point() else buffer.clone()
+            for name, buffer in self.subject.named_buffers()
+        }
+        state = {**buffers, **dict(zip(self.parameters, values, strict=True))}
+        return torch.func.functional_call(self.subject, state, inputs)
+
+
+class Case:
+    """Both functions, and the tensors that they are called with: first the inputs, then the layer's parameters."""
+
+    def __init__(self, layer: Any, reference: Any, inputs: tuple[Any, ...]) -> None:
+        self.original = layer
+        layer, reference = _callable(layer, "layer"), _callable(reference, "reference")
+        named = dict(layer.named_parameters()) if isinstance(layer, nn.Module) else {}
+        if isinstance(reference, nn.Module):
+            _check_parameters(named, dict(reference.named_parameters()))
+        self.given = inputs
+        self.takes_parameters = bool(named) and not isinstance(reference, nn.Module)
+        self.layer = AsFunction(layer, len(inputs), list(named))
+        self.reference = AsFunction(reference, len(inputs), list(named))
+        self.values: list[Any] = [*inputs, *named.values()]
+        self.names = [f"input[{i}]" if len(inputs) > 1 else "input" for i in range(len(inputs))] + list(named)
+        self.differentiable = [i for i, x in enumerate(self.values) if is_differentiable(x)]
+        if not self.differentiable:
+            raise ValueError(
+                "check_backward expected a floating point or complex input, or a module with parameters, got none. "
+                "Pass the tensors that the layer is called with."
+            )
+
+    def leaves(self, dtype: torch.dtype | None = None, which: Sequence[int] | None = None) -> list[Any]:
+        """Fresh copies of all values, in `dtype` where they are differentiable; those in `which` require a gradient."""
+        which = self.differentiable if which is None else which
+        leaves = [x.detach().clone() if isinstance(x, Tensor) else x for x in self.values]
+        for i in self.differentiable:
+            leaves[i] = leaves[i].to(dtype or leaves[i].dtype).requires_grad_(i in which)
+        return leaves
+
+    def wide(self, which: Sequence[int] | None = None) -> list[Any]:
+        """`leaves` in float64, or complex128."""
+        is_complex = any(self.values[i].is_complex() for i in self.differentiable)
+        return self.leaves(torch.complex128 if is_complex else torch.float64, which)
+
+
+def is_differentiable(x: Any) -> bool:
+    return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
+
+
+def outputs(function: Callable[..., Any], arguments: Sequence[Any]) -> list[Tensor]:
+    """All tensors that the function returns, the random numbers in it the same every time."""
+    torch.manual_seed(0)
+    return [x for x in tree_leaves(function(*arguments)) if isinstance(x, Tensor)]
+
+
+def upstream(results: Sequence[Tensor]) -> list[Tensor]:
+    """A gradient to send into each of them, without any symmetry that could hide a mistake."""
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device) for x in results]
+
+
+def gradients(
+    results: Sequence[Tensor], leaves: Sequence[Any], sent: Sequence[Tensor] | None = None, **options: Any
+) -> list[Tensor]:
+    """The gradients by all leaves that require one, zeros where nothing arrives."""
+    results = [x for x in results if x.requires_grad]
+    wanted = [x for x in leaves if isinstance(x, Tensor) and x.requires_grad]
+    if not results:
+        return [torch.zeros_like(x) for x in wanted]
+    sent = upstream(results) if sent is None else sent
+    found = torch.autograd.grad(results, wanted, sent, allow_unused=True, **options)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True)]
+
+
+def _callable(subject: Any, role: str) -> Any:
+    if isinstance(subject, type) and issubclass(subject, torch.autograd.Function):
+        return subject.apply
+    if isinstance(subject, type) or not callable(subject):
+        raise TypeError(
+            f"check_backward expected `{role}` to be a function, a module or an autograd.Function, got {subject!r}. "
+            "Pass an instance of a module, not its class."
+        )
+    return subject
+
+
+def _check_parameters(ours: Mapping[str, Tensor], theirs: Mapping[str, Tensor]) -> None:
+    shapes = [{name: tuple(p.shape) for name, p in parameters.items()} for parameters in (ours, theirs)]
+    if shapes[0] != shapes[1]:
+        raise ValueError(
+            f"check_backward expected a reference with the layer's parameters {shapes[0]}, got {shapes[1]}. "
+            "Name and shape them alike, or pass a function (*inputs, *parameters) as the reference."
+        )

@@ -1,0 +1,216 @@
+"""Checks of values and derivatives: against the reference, a float64 truth, and finite differences."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import combinations
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import gradcheck as finite_differences, gradgradcheck as second_finite_differences
+
+from manualgrad.conformance.case import Case, gradients, outputs, upstream
+from manualgrad.conformance.diagnosis import expect_equal, first_difference
+from manualgrad.conformance.graph import Watch, refused_shape
+from manualgrad.conformance.result import Failed, NotSupported, in_brief
+
+
+def output(case: Case) -> str:
+    """The same outputs as the reference's: values, shapes and dtypes."""
+    actual = outputs(case.layer, case.leaves())
+    expected, truth = outputs(case.reference, case.leaves()), outputs(case.reference, case.wide())
+    names = ["the output"] if len(expected) == 1 else [f"output[{i}]" for i in range(len(expected))]
+    expect_equal(names, actual, expected, truth, line="print(layer(*inputs), reference(*inputs))")
+    return "as the reference's"
+
+
+GRADIENT_LINE = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted))"
+
+
+def gradient(case: Case) -> str:
+    """The same gradients as the reference's, for an upstream gradient without any symmetry."""
+    leaves = case.leaves()
+    results = outputs(case.layer, leaves)
+    with Watch(results) as watch:
+        try:
+            actual = gradients(results, leaves)
+        except RuntimeError as error:
+            raise Failed(refused_shape(error) or str(error), GRADIENT_LINE) from error
+    misshapen = watch.wrong_shape()
+    if misshapen:
+        raise Failed(misshapen, GRADIENT_LINE)
+    expected, truth = _gradients(case.reference, case.leaves()), _gradients(case.reference, case.wide())
+    names = [case.names[i] for i in case.differentiable]
+    names = [f"the gradient by {name}" for name in names]
+    note = "" if first_difference(names, actual, expected, truth) is None else _right_where(case, names)
+    expect_equal(names, actual, expected, truth, line=GRADIENT_LINE, note=note)
+    return f"of {len(names)} tensors, as the reference's"
+
+
+def _gradients(function: Any, leaves: list[Any]) -> list[Tensor]:
+    return gradients(outputs(function, leaves), leaves)
+
+
+def _right_where(case: Case, names: Sequence[str]) -> str:
+    """In which simpler case a wrong gradient is right; that tells what is missing."""
+    first = case.values[0]
+    if isinstance(first, Tensor) and first.dim() > 1 and first.size(0) > 1 and _agree(case, names, _first_row):
+        return "; right for a batch of one: a sum over the batch is missing"
+    if any(case.values[i].is_complex() for i in case.differentiable) and _agree(case, names, _real):
+        return "; right for real numbers: a conjugate is missing"
+    return ""
+
+
+def _first_row(case: Case, leaves: list[Any]) -> list[Any]:
+    size = leaves[0].size(0)
+    return [
+        x.detach()[:1].requires_grad_(x.requires_grad) if i < len(case.given) and _has_rows(x, size) else x
+        for i, x in enumerate(leaves)
+    ]
+
+
+def _has_rows(x: Any, size: int) -> bool:
+    return isinstance(x, Tensor) and x.dim() > 1 and x.size(0) == size
+
+
+def _real(case: Case, leaves: list[Any]) -> list[Any]:
+    return [
+        torch.complex(x.detach().real, torch.zeros_like(x.real)).requires_grad_(x.requires_grad)
+        if isinstance(x, Tensor) and x.is_complex()
+        else x
+        for x in leaves
+    ]
+
+
+def _agree(case: Case, names: Sequence[str], simplify: Any) -> bool:
+    both = []
+    try:
+        for function in (case.layer, case.reference):
+            leaves = simplify(case, case.leaves())
+            results = outputs(function, leaves)
+            sent = [torch.ones_like(x) for x in results if x.requires_grad]
+            both.append(gradients(results, leaves, sent))
+    except Exception:
+        return False
+    return first_difference(names, both[0], both[1]) is None
+
+
+def frozen_inputs(case: Case) -> str:
+    """Every subset of what may require a gradient: the others get none, and none is computed for them."""
+    k = len(case.differentiable)
+    sizes = range(1, k + 1) if k <= 4 else (1, k - 1)
+    subsets = [subset for size in sizes for subset in combinations(case.differentiable, size)]
+    everything = case.leaves()
+    full = dict(zip(case.differentiable, _gradients(case.reference, everything), strict=True))
+    for subset in subsets:
+        names = [case.names[i] for i in subset]
+        line = f"# only {', '.join(names)} require a gradient\n" + GRADIENT_LINE
+        leaves = case.leaves(which=subset)
+        try:
+            results = outputs(case.layer, leaves)
+            with Watch(results) as watch:
+                actual = gradients(results, leaves)
+        except Exception as error:
+            raise Failed(f"with gradients for {', '.join(names)} only: {error}", line) from error
+        if watch.computes_unneeded:
+            frozen = [case.names[i] for i in case.differentiable if i not in subset]
+            raise Failed(f"a gradient is computed for a frozen input ({', '.join(frozen)})", line)
+        if any(isinstance(x, Tensor) and x.grad is not None for x in leaves):
+            raise Failed("backward wrote to .grad itself", line)
+        labels = [f"with gradients for {', '.join(names)} only, that by {name}" for name in names]
+        expect_equal(labels, actual, [full[i] for i in subset], line=line)
+    return f"{len(subsets)} subsets of requires_grad"
+
+
+def gradcheck(case: Case) -> str:
+    """First derivatives against finite differences, in float64."""
+    try:
+        finite_differences(
+            _flat(case), case.wide(), fast_mode=_is_large(case), check_batched_grad=False, check_undefined_grad=True
+        )
+    except Exception as error:
+        _unless_reference_fails(case, finite_differences)
+        raise Failed(in_brief(error), "torch.autograd.gradcheck(layer, inputs)") from error
+    return "finite differences in float64"
+
+
+def gradgradcheck(case: Case) -> str:
+    """Second derivatives against the reference's and finite differences, in float64."""
+    line = "torch.autograd.gradgradcheck(layer, inputs)"
+    try:
+        actual = _second(case, case.layer)
+    except RuntimeError as error:
+        if re.search("once_differentiable|does not require grad|not implemented", str(error)):
+            raise NotSupported(f"no second derivative: {in_brief(error)}") from error
+        raise Failed(in_brief(error), line) from error
+    names = [f"the second derivative by {case.names[i]}" for i in case.differentiable]
+    expect_equal(names, actual, _second(case, case.reference), line=line, tolerance=1e-9)
+    try:
+        second_finite_differences(_flat(case), case.wide(), fast_mode=_is_large(case))
+    except Exception as error:
+        _unless_reference_fails(case, second_finite_differences)
+        raise Failed(f"the second derivative is wrong: {in_brief(error)}", line) from error
+    return "finite differences in float64"
+
+
+def _second(case: Case, function: Any) -> list[Tensor]:
+    """The gradients of a function of the gradients and of the upstream gradient."""
+    leaves = case.wide()
+    results = [x for x in outputs(function, leaves) if x.requires_grad]
+    sent = [g.requires_grad_() for g in upstream(results)]
+    first = gradients(results, leaves, sent, create_graph=True)
+    # backward(), not grad(): what refuses a second derivative is no part of the way to the leaves, and grad() skips it.
+    torch.autograd.backward([(g * g.conj()).real.sum() for g in first if g.requires_grad])
+    leaves = [leaves[i] for i in case.differentiable]
+    return [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
+
+
+def complex_numbers(case: Case) -> str:
+    """The gradients for complex values, where the reference takes any."""
+    if any(case.values[i].is_complex() for i in case.differentiable):
+        return "the inputs are complex: see gradient"
+    generator = torch.Generator().manual_seed(2)
+    drawn = [
+        torch.randn(case.values[i].shape, generator=generator, dtype=torch.complex128) for i in case.differentiable
+    ]
+
+    def leaves() -> list[Any]:
+        made = case.leaves()
+        for i, x in zip(case.differentiable, drawn, strict=True):
+            made[i] = x.clone().requires_grad_()
+        return made
+
+    try:
+        expected = _gradients(case.reference, leaves())
+    except Exception as error:
+        raise NotSupported("nor by the reference") from error
+    try:
+        actual = _gradients(case.layer, leaves())
+    except Exception as error:
+        raise NotSupported(in_brief(error)) from error
+    names = [case.names[i] for i in case.differentiable]
+    if first_difference(names, actual, expected) is not None:
+        raise NotSupported("right for real numbers only: a conjugate is missing. To look into it, pass complex inputs")
+    return "as the reference's"
+
+
+def _flat(case: Case) -> Any:
+    def function(*arguments: Any) -> Any:
+        results = tuple(x for x in outputs(case.layer, arguments) if x.requires_grad)
+        return results if len(results) > 1 else results[0]
+
+    return function
+
+
+def _is_large(case: Case) -> bool:
+    return sum(case.values[i].numel() for i in case.differentiable) > 300
+
+
+def _unless_reference_fails(case: Case, check: Any) -> None:
+    """Where the function itself is not smooth at this point, finite differences say nothing."""
+    try:
+        check(lambda *arguments: tuple(x for x in outputs(case.reference, arguments) if x.requires_grad), case.wide())
+    except Exception as error:
+        raise NotSupported(f"nor by the reference: {in_brief(error)}") from error

@@ -1,0 +1,84 @@
+"""Say in words how one tensor differs from the one that it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from manualgrad.comparison import _row
+from manualgrad.conformance.result import Failed
+
+
+def first_difference(
+    names: Sequence[str],
+    actual: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    truth: Sequence[Tensor] | None = None,
+    tolerance: float | None = None,
+) -> str | None:
+    """What is wrong with the first that is wrong, or None. Rounding is measured against the truth, if it is known."""
+    if len(actual) != len(expected):
+        return f"{len(actual)} tensors, expected {len(expected)}"
+    for i, (name, a, e) in enumerate(zip(names, actual, expected, strict=True)):
+        if a.dtype != e.dtype:
+            return f"{name} is {a.dtype}, expected {e.dtype}"
+        if a.shape != e.shape:
+            return f"{name} {wrong_shape(a.shape, e.shape)}"
+        if a.dtype.is_floating_point or a.dtype.is_complex:
+            row = _row(name, a.detach(), e.detach(), (truth or expected)[i].detach(), tolerance)
+            if not row.ok:
+                return f"{name} {_wrong_value(a.detach(), e.detach())}"
+        elif not torch.equal(a, e):
+            return f"{name} is wrong"
+    return None
+
+
+def wrong_shape(came: Sequence[int], expected: Sequence[int]) -> str:
+    """What a gradient of that shape has probably missed."""
+    shapes = f"has shape {tuple(came)}, expected {tuple(expected)}"
+    if len(came) > 1 and tuple(came) == (*expected[:-2], *expected[:-3:-1]):
+        return f"{shapes}: a transpose is missing"
+    if len(came) > len(expected) and tuple(came[len(came) - len(expected) :]) == tuple(expected):
+        return f"{shapes}: a sum over the batch is missing"
+    return shapes
+
+
+def _wrong_value(actual: Tensor, expected: Tensor) -> str:
+    if not bool(actual.isfinite().all()) and bool(expected.isfinite().all()):
+        return "is not finite"
+    scale = expected.abs().max()
+    if scale == 0:
+        return f"is wrong: expected 0, got up to {float(actual.abs().max()):.2g}"
+    if not actual.any():
+        return "is 0 where it should not be"
+    if actual.dim() == 2 and actual.size(0) == actual.size(1) and _close(actual.t(), expected):
+        return "is the transpose of what it should be: a transpose is missing"
+    if actual.is_complex() and _close(actual.conj(), expected):
+        return "is the conjugate of what it should be: a conjugate is missing"
+    ratio = (actual * expected.conj()).sum() / (expected * expected.conj()).sum()
+    if ratio.abs() > 0 and _close(actual, ratio * expected):
+        number = complex(ratio) if ratio.is_complex() else float(ratio)
+        return f"is {number:.4g} times what it should be" + (": the sign is wrong" if abs(number + 1) < 1e-3 else "")
+    return f"is wrong by {float((actual - expected).abs().max() / scale):.1e} of its largest entry"
+
+
+def _close(x: Tensor, y: Tensor) -> bool:
+    return bool((x - y).abs().max() <= 1e-3 * y.abs().max())
+
+
+def expect_equal(
+    names: Sequence[str],
+    actual: Sequence[Tensor],
+    expected: Sequence[Tensor],
+    truth: Sequence[Tensor] | None = None,
+    *,
+    line: str = "",
+    note: str = "",
+    tolerance: float | None = None,
+) -> None:
+    """Raises Failed with the first difference in words."""
+    difference = first_difference(names, actual, expected, truth, tolerance)
+    if difference is not None:
+        raise Failed(difference + note, line)

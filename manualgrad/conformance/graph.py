@@ -1,0 +1,90 @@
+"""The hand-written backward passes in a graph: what is kept for them and what they return."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import BackwardCFunction
+
+from manualgrad.conformance.diagnosis import wrong_shape
+
+
+def handwritten(results: Sequence[Tensor]) -> Iterator[Any]:
+    """The nodes that belong to an `autograd.Function`. Such a node is the `ctx` that its backward gets."""
+    seen: set[Any] = set()
+    waiting = [x.grad_fn for x in results]
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+        if isinstance(node, BackwardCFunction):
+            yield node
+
+
+class Watch:
+    """Inside, every hand-written backward pass of the graph notes what it returns; the classes are as before afterwards."""
+
+    def __init__(self, results: Sequence[Tensor]) -> None:
+        self.nodes = list(handwritten(results))
+        self.returned: dict[Any, list[torch.Size]] = {node: [] for node in self.nodes}
+        self.needed: dict[Any, list[torch.Size]] = {node: [] for node in self.nodes}
+        self.computes_unneeded = False
+        self.classes = {node._forward_cls for node in self.nodes}
+
+    def __enter__(self) -> Watch:
+        for node in self.nodes:
+            node.register_hook(self._note_needed(node))
+        self.replaced = {cls: cls.__dict__.get("backward") for cls in self.classes}
+        for cls in self.classes:
+            cls.backward = staticmethod(self._noting(cls.backward))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        for cls, backward in self.replaced.items():
+            if backward is None:
+                del cls.backward
+            else:
+                cls.backward = backward
+
+    def _noting(self, backward: Any) -> Any:
+        def noting(ctx: Any, *upstream: Any) -> Any:
+            found = backward(ctx, *upstream)
+            each = found if isinstance(found, tuple) else (found,)
+            self.returned.get(ctx, []).extend(x.shape for x in each if isinstance(x, Tensor))
+            return found
+
+        return noting
+
+    def _note_needed(self, node: Any) -> Any:
+        def note(grad_inputs: Sequence[Tensor | None], grad_outputs: Any) -> None:
+            for gradient, (following, _) in zip(grad_inputs, node.next_functions, strict=False):
+                if gradient is not None:
+                    self.needed[node].append(gradient.shape)  # autograd has summed what was too large
+                    self.computes_unneeded |= following is None
+
+        return note
+
+    def wrong_shape(self) -> str | None:
+        """autograd silently sums a gradient that is too large. Eager, that is right; other callers of backward do not sum."""
+        for node in self.nodes:
+            for came, needed in zip(self.returned[node], self.needed[node], strict=False):
+                if came != needed:
+                    return f"a gradient {wrong_shape(came, needed)}"
+        return None
+
+
+def refused_shape(error: RuntimeError) -> str | None:
+    """autograd's error about a gradient that it cannot even sum, in our words; None if it is another."""
+    found = re.search(
+        r"invalid gradient at index \d+ - got \[(.*?)\] but expected shape compatible with \[(.*?)\]", str(error)
+    )
+    if found is None:
+        return None
+    came, needed = ([int(size) for size in group.split(",") if size.strip()] for group in found.groups())
+    return f"a gradient {wrong_shape(came, needed)}"

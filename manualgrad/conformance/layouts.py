@@ -1,0 +1,138 @@
+"""Checks of inputs and upstream gradients that lie in memory differently, or have more or fewer axes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manualgrad.conformance.case import Case, gradients, is_differentiable, outputs, upstream
+from manualgrad.conformance.diagnosis import expect_equal
+from manualgrad.conformance.result import Failed, NotSupported, in_brief
+
+
+def strided(x: Tensor) -> Tensor:
+    """The same values with gaps between them, and the last two axes swapped in memory."""
+    wide = torch.stack([x, x], -1)
+    if x.dim() > 1:
+        wide = wide.transpose(-3, -2).contiguous().transpose(-3, -2)
+    return wide[..., 0]
+
+
+def non_contiguous(case: Case) -> str:
+    """Inputs with gaps and swapped axes."""
+    changed = [strided(x) if is_differentiable(x) else x for x in case.values]
+    _compare(
+        case,
+        changed,
+        "with non-contiguous inputs",
+        "x.mT.contiguous().mT if x.dim() > 1 else x.repeat_interleave(2)[::2]",
+    )
+    return "gaps, swapped axes"
+
+
+def expanded(case: Case) -> str:
+    """An input whose rows are one row in memory."""
+    changed = [x[:1].expand(x.shape) if is_differentiable(x) and x.dim() > 0 else x for x in case.values]
+    _compare(case, changed, "with expanded inputs", "x[:1].expand(x.shape)")
+    return "stride 0"
+
+
+def upstream_layouts(case: Case) -> str:
+    """Upstream gradients with gaps, with swapped axes, and expanded from one number, as sum() sends them."""
+    for name, change, line in (
+        ("a non-contiguous", strided, _STRIDED),
+        (
+            "an expanded",
+            lambda g: g.flatten()[0].expand(g.shape) if g.numel() else g,
+            "print(torch.autograd.grad(layer(*inputs).sum(), wanted))",
+        ),
+    ):
+        both = []
+        for function in (case.layer, case.reference):
+            leaves = case.leaves()
+            results = [x for x in outputs(function, leaves) if x.requires_grad]
+            try:
+                both.append(gradients(results, leaves, [change(g) for g in upstream(results)]))
+            except Exception as error:
+                raise Failed(f"with {name} upstream gradient: {error}", line) from error
+        names = [f"with {name} upstream gradient, the gradient by {case.names[i]}" for i in case.differentiable]
+        expect_equal(names, *both, line=line)
+    return "gaps, swapped axes, stride 0"
+
+
+_STRIDED = (
+    "y = layer(*inputs); g = torch.randn(y.shape[::-1], dtype=y.dtype).permute(*range(y.dim())[::-1]); "
+    "print(torch.autograd.grad(y, wanted, g))"
+)
+
+
+def empty_batch(case: Case) -> str:
+    """No rows at all."""
+    return _with_shape(case, lambda x: x[:0], "an empty batch")
+
+
+def more_axes(case: Case) -> str:
+    """One leading axis more."""
+    return _with_shape(
+        case, lambda x: torch.stack([x, 2 * x]) if is_differentiable(x) else torch.stack([x, x]), "one axis more"
+    )
+
+
+def fewer_axes(case: Case) -> str:
+    """One sample without a batch axis."""
+    return _with_shape(case, lambda x: x[0], "no batch axis")
+
+
+def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> str:
+    first = case.values[0]
+    if not isinstance(first, Tensor) or first.dim() < 2 and not (first.dim() == 1 and name == "one axis more"):
+        raise NotSupported("the first input has no batch axis")
+    alike = [i for i in range(len(case.given)) if i == 0 or _is_alike(case.values[i], first)]
+    for which in (alike, [0]):  # whether the other inputs belong to the samples is for the reference to say
+        changed = [change(x) if i in which else x for i, x in enumerate(case.values)]
+        try:
+            expected = _run(case, case.reference, changed)
+        except Exception:
+            continue
+        try:
+            actual = _run(case, case.layer, changed)
+        except Exception as error:
+            raise NotSupported(f"{name}: {in_brief(error)}") from error
+        names = [f"with {name}, tensor {i}" for i in range(len(expected))]
+        shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in changed]
+        expect_equal(names, actual, expected, line=f"# with inputs of shapes {shapes}: {name}\n{_LINE}")
+        return f"first input {tuple(changed[0].shape)}"
+    raise NotSupported(f"{name}: nor by the reference")
+
+
+def _is_alike(x: Any, first: Tensor) -> bool:
+    return isinstance(x, Tensor) and x.dim() > 0 and x.size(0) == first.size(0)
+
+
+_LINE = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted))"
+
+
+def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None:
+    line = (
+        f"inputs = [({expression}).detach().requires_grad_(x.requires_grad) for x in inputs]; "
+        "print(layer(*inputs), reference(*inputs))"
+    )
+    try:
+        expected = _run(case, case.reference, changed)
+    except Exception as error:
+        raise NotSupported("nor by the reference") from error
+    try:
+        actual = _run(case, case.layer, changed)
+    except Exception as error:
+        raise Failed(f"{name}: {error}", line) from error
+    expect_equal([f"{name}, tensor {i}" for i in range(len(expected))], actual, expected, line=line)
+
+
+def _run(case: Case, function: Any, changed: list[Any]) -> list[Tensor]:
+    """Outputs and gradients."""
+    leaves = [x.detach().requires_grad_() if is_differentiable(x) else x for x in changed]
+    results = outputs(function, leaves)
+    return [*(x.detach() for x in results), *gradients(results, leaves)]
