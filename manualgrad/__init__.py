@@ -12,6 +12,7 @@ from manualgrad.gradient_descent import GradientDescent
 from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP
+from manualgrad.train_step import TrainStep
 
 
 __version__ = version("manualgrad")
@@ -27,6 +28,7 @@ __all__ = [
     "GradientDescent",
     "QuadraticLoss",
     "SoftmaxCrossEntropyLoss",
+    "TrainStep",
     "activations",
     "compare",
     "dense",

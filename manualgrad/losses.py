@@ -135,7 +135,7 @@ class QuadraticLoss(Loss):
     """
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return 0.5 * (outputs - targets).square().sum() / _rows(outputs)
+        return (outputs - targets).square().sum() / (2 * _rows(outputs))
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets) / _rows(outputs)
