@@ -32,17 +32,21 @@ class OptimizerView:
         self._parameters = parameters
         self._sizes: list[int] = []
         self._group_of: dict[nn.Parameter, int] = {}
+        self._is_free: list[bool] = []
+        self._trained: tuple[bool, ...] = ()
         self._is_captured = parameters[0].is_cuda
         self._rates: dict[int, tuple[float, Tensor]] = {}
 
     def trained(self) -> tuple[bool, ...]:
         """For each parameter, whether it is updated: it is the optimizer's, and not frozen."""
         sizes = [len(group["params"]) for group in self._optimizer.param_groups]
-        if sizes != self._sizes:
+        is_free = [p.requires_grad for p in self._parameters]
+        if sizes != self._sizes or is_free != self._is_free:
+            self._sizes, self._is_free = sizes, is_free
             groups = self._optimizer.param_groups
             self._group_of = {p: i for i, group in enumerate(groups) for p in group["params"]}
-            self._sizes = sizes
-        return tuple([p.requires_grad and p in self._group_of for p in self._parameters])
+            self._trained = tuple(p.requires_grad and p in self._group_of for p in self._parameters)
+        return self._trained
 
     def options(self) -> list[tuple]:
         """The options of each group, as values to compare."""

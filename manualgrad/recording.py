@@ -36,6 +36,7 @@ _BINDINGS: dict[Any, Callable[..., Any]] = {
     aten.mul.out: torch.mul,
     aten.mul_.Tensor: Tensor.mul_,
     aten.div.out: torch.div,
+    aten.sum.IntList_out: torch.sum,
     aten.copy_.default: Tensor.copy_,
 }
 
@@ -68,6 +69,10 @@ def _capture(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Callab
     return result, graph.replay
 
 
+# Here the dispatcher would make a tensor of a Python number, anew in every replay.
+_ARITHMETIC = {aten.mul.out, aten.mul_.Tensor, aten.div.out, aten.div_.Tensor}
+
+
 class Recording(TorchDispatchMode):
     """Inside `with recording:` everything runs as usual and is recorded; `recording.replay()` runs it again.
 
@@ -83,6 +88,7 @@ class Recording(TorchDispatchMode):
         super().__init__()
         self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
         self._is_live = False
+        self._known: dict[tuple, tuple[Any, tuple]] = {}  # results that are still true, and the arguments, kept alive
 
     def replay(self) -> None:
         for function, arguments, keywords in self._calls:
@@ -118,9 +124,17 @@ class Recording(TorchDispatchMode):
                 "A recording expected code that leaves values on the device, got one that reads a tensor as a Python number. "
                 "Call it through `live`."
             )
+        if self._is_live:
+            return operation(*args, **kwargs)
+        key = (operation, *(id(x) if isinstance(x, Tensor) else repr(x) for x in args))
+        if key in self._known and not kwargs:  # the loss's value and its gradient both begin with a - y
+            return self._known[key][0]
         result = operation(*args, **kwargs)
-        if not self._is_live:
-            self._record(operation, args, kwargs, result)
+        if operation._schema.is_mutable:
+            self._known.clear()
+        elif isinstance(result, Tensor) and not operation.is_view and not kwargs:
+            self._known[key] = result, args
+        self._record(operation, args, kwargs, result)
         return result
 
     def _record(self, operation: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
@@ -141,7 +155,15 @@ class Recording(TorchDispatchMode):
 
     def _append(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         function = _BINDINGS.get(operation) or getattr(operation, "_op", operation)
+        if operation is aten.sum.out:
+            function, args = torch.sum, (*args, None)  # over no axis in particular: all
+        elif operation in _ARITHMETIC and args[0].dtype in (torch.float32, torch.float64):
+            args = (args[0], _as_tensor(args[1], args[0]))
         self._calls.append((function, args, kwargs))
+
+
+def _as_tensor(x: Any, like: Tensor) -> Tensor:
+    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
 
 
 def _is_alias(result: Tensor, args: tuple) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from manualgrad.activations import identity
 from manualgrad.clipping import Gradients, as_tensor, clip_by_norm
 from manualgrad.dense import rows
-from manualgrad.equations import backpropagated_error, bias_gradient, output_error, weighted_sum
+from manualgrad.equations import backpropagated_error, output_error, weighted_sum
 from manualgrad.gradient_descent import GradientDescent
 from manualgrad.layer_stack import LayerStack
 from manualgrad.loss_by_hand import loss_by_hand
@@ -102,7 +102,9 @@ class TrainStep:
             if w is not None and is_trained[w]:
                 gradients.append((w, (rows(delta), rows(inputs[i]))))  # dC/dw = delta a^T, left as its factors
             if b is not None and is_trained[b]:
-                gradients.append((b, bias_gradient(rows(delta))))
+                gradients.append(
+                    (b, (rows(delta), _ones(rows(delta))))
+                )  # dC/db = delta: b is a weight whose input is 1
             if i > lowest:
                 a_gradient = delta.reshape(inputs[i].shape) if w is None else backpropagated_error(w, delta)
         return loss, gradients if self.max_norm is None else clip_by_norm(gradients, self.max_norm)
@@ -110,7 +112,8 @@ class TrainStep:
     def _update(self, gradients: Gradients, rules: list[Rule]) -> None:
         # 4. Update: w := w - eta dC/dw, by the optimizer's own rule.
         for (w, gradient), (_, options, velocity) in zip(gradients, rules, strict=True):
-            update(w, as_tensor(gradient), velocity, options)
+            column = as_tensor(gradient).shape  # of a bias (m, 1)
+            update(w.view(column), as_tensor(gradient), None if velocity is None else velocity.view(column), options)
 
     def _lay_out(self, inputs: Tensor, targets: Tensor, trained: tuple[bool, ...]) -> RecordedStep:
         """Check a batch of a new shape and lay out the memory for all that follow."""
@@ -130,6 +133,10 @@ class TrainStep:
             partial(self._gradients, is_trained=is_trained),
             self._update,
         )
+
+
+def _ones(delta: Tensor) -> Tensor:
+    return delta.new_ones((delta.size(0), 1))
 
 
 def _check_targets(loss: Loss, outputs: Tensor, targets: Tensor, device: torch.device) -> torch.dtype:
