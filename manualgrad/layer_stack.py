@@ -80,6 +80,9 @@ class LayerStack:
         ]
         _check_parameters(self.parameters, self.names)
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+        self._memory = [
+            p.detach() for p in self.parameters
+        ]  # held, so that nothing else can come to lie at the address
         self._addresses = [p.data_ptr() for p in self.parameters]
 
     def _add(self, module: nn.Module, name: str, called: str) -> None:
@@ -142,7 +145,7 @@ class LayerStack:
         """What the model gives for `inputs`, without values (on the meta device).
 
         Raises:
-            TypeError: not a tensor of the parameters' dtype, or one that requires grad.
+            TypeError: not a tensor of the parameters' dtype.
             ValueError: another device than the parameters', or another number of features than a layer takes.
         """
         if not isinstance(inputs, Tensor) or inputs.dtype != self.dtype:

@@ -34,8 +34,23 @@ class OptimizerView:
         self._group_of: dict[nn.Parameter, int] = {}
         self._is_free: list[bool] = []
         self._trained: tuple[bool, ...] = ()
+        self._hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
+        self._device_type = parameters[0].device.type
         self._is_captured = parameters[0].is_cuda
         self._rates: dict[int, tuple[float, Tensor]] = {}
+
+    def check_unchanged(self) -> None:
+        """Raises RuntimeError for what a step could not respect: step hooks, autocast."""
+        if self._hooks[0] or self._hooks[1]:
+            raise RuntimeError(
+                "TrainStep expected an optimizer without step hooks, got one with some, which it would not call. "
+                "Remove them, or train with autograd."
+            )
+        if torch.is_autocast_enabled(self._device_type):
+            raise RuntimeError(
+                f"TrainStep expected to run outside torch.autocast, got a call inside: it computes in the parameters' dtype "
+                f"{self._parameters[0].dtype}. Leave autocast, or convert the model with model.to(torch.bfloat16)."
+            )
 
     def trained(self) -> tuple[bool, ...]:
         """For each parameter, whether it is updated: it is the optimizer's, and not frozen."""
@@ -82,6 +97,10 @@ class OptimizerView:
                 own["dampening"] = 0
             rules.append(Rule(p, own, velocity))
         return rules, is_first
+
+    def has_stepped(self) -> None:
+        """What `optimizer.step()` leaves for a scheduler, which warns if it comes before the first step."""
+        self._optimizer._opt_called = True  # type: ignore[attr-defined]
 
     def has(self, rules: list[Rule]) -> bool:
         """Whether the v in each of these rules is still the optimizer's."""

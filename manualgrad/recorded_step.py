@@ -57,6 +57,7 @@ class RecordedStep:
                 self._replay_update()  # type: ignore[misc]
         if not is_recorded:
             self._record(options)
+        self._optimizer.has_stepped()
         return self._loss.clone()
 
     def _record(self, options: list[tuple]) -> None:

@@ -20,6 +20,9 @@ from manualgrad.recorded_step import RecordedStep
 from manualgrad.update_rule import update
 
 
+MOST_SHAPES = 16  # of batches that a step keeps memory for; the oldest gives way
+
+
 class TrainStep:
     """One step of gradient descent on a stack of dense layers, with no autograd graph.
 
@@ -66,16 +69,23 @@ class TrainStep:
             In each case before any weight has changed.
         """
         self._stack.check_unchanged()
+        self._optimizer.check_unchanged()
         trained = self._optimizer.trained()
         key = (inputs.shape, targets.shape, inputs.dtype, targets.dtype, inputs.device, targets.device, trained)
         step = self._recorded.get(key)
         if step is None:
-            step = self._recorded[key] = self._lay_out(inputs, targets, trained)
+            step = self._lay_out(inputs, targets, trained)
+            if len(self._recorded) == MOST_SHAPES:
+                self._recorded.pop(next(iter(self._recorded)))
+            self._recorded[key] = step
         try:
             return step.run(inputs, targets)
         except (IndexError, RuntimeError):
             self._loss.check(step.outputs, targets)  # a class index out of range: say so in its own words
             raise
+
+    def __reduce__(self) -> tuple:
+        return _made_anew, (self.model, self.loss, self.optimizer, self.max_norm)
 
     def _gradients(self, a: Tensor, y: Tensor, is_trained: dict[nn.Parameter, bool]) -> tuple[Tensor, Gradients]:
         """The first three steps: the loss C, and its gradients with the parameters that they are for."""
@@ -133,6 +143,10 @@ class TrainStep:
             partial(self._gradients, is_trained=is_trained),
             self._update,
         )
+
+
+def _made_anew(model: nn.Module, loss: nn.Module, optimizer: GradientDescent, max_norm: float | None) -> TrainStep:
+    return TrainStep(model, loss, optimizer, max_norm=max_norm)
 
 
 def _ones(delta: Tensor) -> Tensor:
