@@ -145,14 +145,13 @@ class LayerStack:
         """What the model gives for `inputs`, without values (on the meta device).
 
         Raises:
-            TypeError: not a tensor of the parameters' dtype.
+            TypeError: another dtype than the parameters'.
             ValueError: another device than the parameters', or another number of features than a layer takes.
         """
-        if not isinstance(inputs, Tensor) or inputs.dtype != self.dtype:
-            got = inputs.dtype if isinstance(inputs, Tensor) else type(inputs).__name__
+        if inputs.dtype != self.dtype:
             raise TypeError(
-                f"TrainStep expected inputs of the parameters' dtype {self.dtype}, got {got}. "
-                f"Convert them with torch.as_tensor(inputs).to({self.dtype})."
+                f"TrainStep expected inputs of the parameters' dtype {self.dtype}, got {inputs.dtype}. "
+                f"Convert them with inputs.to({self.dtype})."
             )
         if inputs.device != self.device:
             raise ValueError(

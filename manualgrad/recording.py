@@ -20,8 +20,20 @@ from manualgrad.factored_gradient import FactoredGradient
 
 aten = torch.ops.aten
 
-# Kernels whose result depends on shapes alone: their first result will do, as long as nothing writes to it.
-_CONSTANTS = {aten.full_like, aten.ones_like, aten.zeros_like, aten.new_ones, aten.ones, aten.full, aten.scalar_tensor}
+# Kernels whose result depends on shapes alone: the first result will do, restored where something writes to it.
+_CONSTANTS = {
+    aten.full,
+    aten.full_like,
+    aten.ones,
+    aten.ones_like,
+    aten.new_ones,
+    aten.zeros,
+    aten.zeros_like,
+    aten.new_zeros,
+    aten.scalar_tensor,
+}
+# Kernels that copy: their forms with `out` would do so twice.
+_COPIES = {aten._to_copy.default, aten.clone.default}
 
 # Python's own bindings parse their arguments faster than the dispatcher's generic ones.
 _BINDINGS: dict[Any, Callable[..., Any]] = {
@@ -88,6 +100,7 @@ class Recording(TorchDispatchMode):
         super().__init__()
         self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
         self._is_live = False
+        self._constants: dict[int, tuple[Tensor, Tensor]] = {}  # by address: a constant, and a copy of it
         self._known: dict[tuple, tuple[Any, tuple]] = {}  # results that are still true, and the arguments, kept alive
 
     def replay(self) -> None:
@@ -140,10 +153,17 @@ class Recording(TorchDispatchMode):
     def _record(self, operation: Any, args: tuple, kwargs: dict[str, Any], result: Any) -> None:
         if operation._schema.is_mutable:
             if torch.Tag.inplace_view not in operation.tags:  # those change a shape, once and for all
+                self._restore_constants(operation, args, kwargs)
                 self._append(operation, args, kwargs)
             return
         results = [result] if isinstance(result, Tensor) else list(result)
-        if operation.is_view or operation._overloadpacket in _CONSTANTS or _is_alias(results[0], args):
+        if operation.is_view or _is_alias(results[0], args):
+            return
+        if operation._overloadpacket in _CONSTANTS:
+            self._constants[_address(result)] = result.detach(), result.clone()
+            return
+        if operation in _COPIES:
+            self._calls.append((Tensor.copy_, (result.detach(), args[0]), {}))
             return
         # An alias, because the code may still change the shape of its own tensor in place.
         buffers = [tensor.detach() for tensor in results]
@@ -152,6 +172,14 @@ class Recording(TorchDispatchMode):
             self._append(into, args, {**kwargs, **dict(zip(names, buffers, strict=True))})
         else:
             self._append(_run_and_copy, (operation, args, kwargs, buffers), {})
+
+    def _restore_constants(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> None:
+        """Before anything else in a replay, if this operation writes to some."""
+        for i, argument in enumerate(operation._schema.arguments):
+            target = args[i] if i < len(args) else kwargs.get(argument.name)
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(target, Tensor):
+                if (constant := self._constants.pop(_address(target), None)) is not None:
+                    self._calls.insert(0, (Tensor.copy_, constant, {}))
 
     def _append(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         function = _BINDINGS.get(operation) or getattr(operation, "_op", operation)
@@ -168,10 +196,12 @@ def _as_tensor(x: Any, like: Tensor) -> Tensor:
 
 def _is_alias(result: Tensor, args: tuple) -> bool:
     """Whether the result is memory of an argument: `_unsafe_view`, `contiguous` where nothing is to be done."""
-    storage = result.untyped_storage().data_ptr()
-    return storage != 0 and any(
-        isinstance(arg, Tensor) and arg.untyped_storage().data_ptr() == storage for arg in tree_iter(args)
-    )
+    address = _address(result)
+    return address != 0 and any(isinstance(arg, Tensor) and _address(arg) == address for arg in tree_iter(args))
+
+
+def _address(tensor: Tensor) -> int:
+    return tensor.untyped_storage().data_ptr()
 
 
 def _form_with_out(operation: Any) -> tuple[Any, list[str]]:

@@ -68,6 +68,11 @@ class TrainStep:
             RuntimeError: the model is no longer what it was: a layer replaced, a parameter moved.
             In each case before any weight has changed.
         """
+        if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
+            raise TypeError(
+                f"TrainStep expected two tensors, inputs and targets, got {type(inputs).__name__} and {type(targets).__name__}. "
+                "Convert them with torch.as_tensor(...)."
+            )
         self._stack.check_unchanged()
         self._optimizer.check_unchanged()
         trained = self._optimizer.trained()
@@ -155,11 +160,6 @@ def _ones(delta: Tensor) -> Tensor:
 
 def _check_targets(loss: Loss, outputs: Tensor, targets: Tensor, device: torch.device) -> torch.dtype:
     """Raises what `__call__` documents. Returns the dtype in which the loss takes the targets."""
-    if not isinstance(targets, Tensor):
-        raise TypeError(
-            f"TrainStep expected targets as a torch.Tensor, got {type(targets).__name__}. "
-            "Convert them with torch.as_tensor(targets)."
-        )
     if targets.device != device:
         raise ValueError(
             f"TrainStep expected targets on the parameters' device {device}, got {targets.device}. "
@@ -177,7 +177,7 @@ def _check_targets(loss: Loss, outputs: Tensor, targets: Tensor, device: torch.d
 def _check(model: nn.Module, optimizer: GradientDescent, max_norm: float | None) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"TrainStep expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass mg.MLP([784, 30, 10])."
+            f"TrainStep expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass for example mg.MLP([784, 30, 10])."
         )
     if type(optimizer) is not GradientDescent:
         raise TypeError(
