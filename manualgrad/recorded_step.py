@@ -19,9 +19,9 @@ class RecordedStep:
 
     Args:
         inputs, targets: the memory that every batch is copied to.
-        outputs: the shape and dtype that the model gives.
+        form: what the model gives, without values.
         optimizer: what to read options and v from.
-        gradients: (inputs, targets) -> loss and gradients.
+        gradients: (inputs, targets) -> loss, outputs and gradients.
         update: (gradients, rules) changes the parameters in place.
     """
 
@@ -29,17 +29,18 @@ class RecordedStep:
         self,
         inputs: Tensor,
         targets: Tensor,
-        outputs: Tensor,
+        form: Tensor,
         optimizer: OptimizerView,
-        gradients: Callable[[Tensor, Tensor], tuple[Tensor, Gradients]],
+        gradients: Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Gradients]],
         update: Callable[[Gradients, list[Rule]], None],
     ) -> None:
-        self._inputs, self._targets, self.outputs = inputs, targets, outputs
+        self._inputs, self._targets, self.form = inputs, targets, form
         self._optimizer = optimizer
         self._make_gradients, self._make_update = gradients, update
         self._replay_gradients: Callable[[], None] | None = None
         self._replay_update: Callable[[], None] | None = None
         self._loss: Tensor
+        self.outputs: Tensor
         self._gradients: Gradients
         self._options: list[tuple] | None = None
         self._velocities: list[Rule] = []
@@ -64,7 +65,7 @@ class RecordedStep:
         device = self._inputs.device
         if self._replay_gradients is None:
             made, replay = record(self._make_gradients, self._inputs, self._targets, device=device)
-            (self._loss, self._gradients), self._replay_gradients = made, replay
+            (self._loss, self.outputs, self._gradients), self._replay_gradients = made, replay
         self._options = None
         rules, is_first = self._optimizer.rules([p for p, _ in self._gradients], options)
         _, self._replay_update = record(self._make_update, self._gradients, rules, device=device)

@@ -82,7 +82,7 @@ def _capture(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Callab
 
 
 # Here the dispatcher would make a tensor of a Python number, anew in every replay.
-_ARITHMETIC = {aten.mul.out, aten.mul_.Tensor, aten.div.out, aten.div_.Tensor}
+_ARITHMETIC = {aten.add.out, aten.sub.out, aten.mul.out, aten.mul_.Tensor, aten.div.out, aten.div_.Tensor}
 
 
 class Recording(TorchDispatchMode):

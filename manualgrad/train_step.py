@@ -59,6 +59,7 @@ class TrainStep:
         self._loss = loss_by_hand(loss)
         self._optimizer = OptimizerView(optimizer, self._stack.parameters)
         self._recorded: dict[tuple, RecordedStep] = {}
+        self._last: RecordedStep | None = None
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step. Returns the loss before it: a new 0-dimensional tensor, detached and not read on the host.
@@ -83,17 +84,29 @@ class TrainStep:
             if len(self._recorded) == MOST_SHAPES:
                 self._recorded.pop(next(iter(self._recorded)))
             self._recorded[key] = step
+        self._last = step
         try:
             return step.run(inputs, targets)
         except (IndexError, RuntimeError):
-            self._loss.check(step.outputs, targets)  # a class index out of range: say so in its own words
+            self._loss.check(step.form, targets)  # a class index out of range: say so in its own words
             raise
+
+    @property
+    def outputs(self) -> Tensor:
+        """The model's outputs in the last call, before the update: memory that the next call may write over."""
+        if self._last is None:
+            raise RuntimeError(
+                "TrainStep expected a call before `outputs` is read, got none yet. Call step(inputs, targets) first."
+            )
+        return self._last.outputs
 
     def __reduce__(self) -> tuple:
         return _made_anew, (self.model, self.loss, self.optimizer, self.max_norm)
 
-    def _gradients(self, a: Tensor, y: Tensor, is_trained: dict[nn.Parameter, bool]) -> tuple[Tensor, Gradients]:
-        """The first three steps: the loss C, and its gradients with the parameters that they are for."""
+    def _gradients(
+        self, a: Tensor, y: Tensor, is_trained: dict[nn.Parameter, bool]
+    ) -> tuple[Tensor, Tensor, Gradients]:
+        """The first three steps: the loss C, the outputs a^L, and the gradients with their parameters."""
         layers, inputs, kept = self._layers, [], []
 
         # 1. Forward: z = w a + b, a = sigma(z).
@@ -122,7 +135,7 @@ class TrainStep:
                 )  # dC/db = delta: b is a weight whose input is 1
             if i > lowest:
                 a_gradient = delta.reshape(inputs[i].shape) if w is None else backpropagated_error(w, delta)
-        return loss, gradients if self.max_norm is None else clip_by_norm(gradients, self.max_norm)
+        return loss, a, gradients if self.max_norm is None else clip_by_norm(gradients, self.max_norm)
 
     def _update(self, gradients: Gradients, rules: list[Rule]) -> None:
         # 4. Update: w := w - eta dC/dw, by the optimizer's own rule.
@@ -177,7 +190,8 @@ def _check_targets(loss: Loss, outputs: Tensor, targets: Tensor, device: torch.d
 def _check(model: nn.Module, optimizer: GradientDescent, max_norm: float | None) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
-            f"TrainStep expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass for example mg.MLP([784, 30, 10])."
+            f"TrainStep expected `model` to be a torch.nn.Module, got {type(model).__name__}. "
+            "Pass for example mg.MLP([784, 30, 10])."
         )
     if type(optimizer) is not GradientDescent:
         raise TypeError(
