@@ -32,6 +32,10 @@ _CONSTANTS = {
     aten.new_zeros,
     aten.scalar_tensor,
 }
+# Kernels that only make room.
+_EMPTY = {aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided}
+# Worth recognising when they come twice: the loss's value and its gradient both begin with a - y.
+_COMMON = {aten.sub.Tensor, aten.ne.Scalar}
 # Kernels that copy: their forms with `out` would do so twice.
 _COPIES = {aten._to_copy.default, aten.clone.default}
 
@@ -39,12 +43,14 @@ _COPIES = {aten._to_copy.default, aten.clone.default}
 _BINDINGS: dict[Any, Callable[..., Any]] = {
     aten.addmm.out: torch.addmm,
     aten.addmm_.default: Tensor.addmm_,
+    aten.addr_.default: Tensor.addr_,
     aten.mm.out: torch.mm,
     aten.sigmoid.out: torch.sigmoid,
     aten.tanh.out: torch.tanh,
     aten.add.out: torch.add,
     aten.add_.Tensor: Tensor.add_,
     aten.sub.out: torch.sub,
+    aten.clamp_min.out: torch.clamp_min,
     aten.mul.out: torch.mul,
     aten.mul_.Tensor: Tensor.mul_,
     aten.div.out: torch.div,
@@ -101,7 +107,9 @@ class Recording(TorchDispatchMode):
         self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
         self._is_live = False
         self._constants: dict[int, tuple[Tensor, Tensor]] = {}  # by address: a constant, and a copy of it
-        self._known: dict[tuple, tuple[Any, tuple]] = {}  # results that are still true, and the arguments, kept alive
+        self._known: dict[
+            tuple | None, tuple[Any, tuple]
+        ] = {}  # results that are still true, and the arguments, kept alive
 
     def replay(self) -> None:
         for function, arguments, keywords in self._calls:
@@ -139,13 +147,13 @@ class Recording(TorchDispatchMode):
             )
         if self._is_live:
             return operation(*args, **kwargs)
-        key = (operation, *(id(x) if isinstance(x, Tensor) else repr(x) for x in args))
-        if key in self._known and not kwargs:  # the loss's value and its gradient both begin with a - y
+        key = (operation, *(id(x) if isinstance(x, Tensor) else x for x in args)) if operation in _COMMON else None
+        if key in self._known:
             return self._known[key][0]
         result = operation(*args, **kwargs)
         if operation._schema.is_mutable:
             self._known.clear()
-        elif isinstance(result, Tensor) and not operation.is_view and not kwargs:
+        elif key is not None:
             self._known[key] = result, args
         self._record(operation, args, kwargs, result)
         return result
@@ -157,7 +165,7 @@ class Recording(TorchDispatchMode):
                 self._append(operation, args, kwargs)
             return
         results = [result] if isinstance(result, Tensor) else list(result)
-        if operation.is_view or _is_alias(results[0], args):
+        if operation.is_view or operation._overloadpacket in _EMPTY or _is_alias(results[0], args):
             return
         if operation._overloadpacket in _CONSTANTS:
             self._constants[_address(result)] = result.detach(), result.clone()
@@ -165,6 +173,8 @@ class Recording(TorchDispatchMode):
         if operation in _COPIES:
             self._calls.append((Tensor.copy_, (result.detach(), args[0]), {}))
             return
+        if operation is aten.relu.default:  # its form with `out` makes a copy
+            operation, args = aten.clamp_min.default, (*args, 0)
         # An alias, because the code may still change the shape of its own tensor in place.
         buffers = [tensor.detach() for tensor in results]
         into, names = _form_with_out(operation)
