@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -9,7 +10,6 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad.gradient_descent import GradientDescent
-from manualgrad.update_rule import Options
 
 
 _NAMES = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
@@ -20,7 +20,7 @@ class Rule(NamedTuple):
     """How one parameter is updated."""
 
     parameter: nn.Parameter
-    options: Options
+    options: Mapping[str, Any]
     velocity: Tensor | None  # v, if there is momentum
 
 
