@@ -72,11 +72,6 @@ class Activation:
         self.recipe = recipe or (activation_named, (name,))
         _user_defined[name] = self
 
-    @property
-    def is_built_in(self) -> bool:
-        """Whether its functions are manualgrad's own: pure, and the same kernels at every call."""
-        return _built_in.get(self.name) is self or self.recipe[0] in (leaky_relu, elu, softplus)
-
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"
 

@@ -10,20 +10,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manualgrad.activations import Activation, activation_named, elu, identity, leaky_relu, softplus
+from manualgrad.activations import Activation, activation_named, activations, elu, identity, leaky_relu, softplus
 from manualgrad.dense import Dense
 from manualgrad.equations import output_error
 from manualgrad.recording import live
 
 
-class LiveActivation:
-    """An activation that a user has written, called anew in every replay of a recording."""
+class LiveActivation(Activation):
+    """An activation that a user has written, called anew in every replay of a recording. Not known by a name."""
 
     def __init__(self, sigma: Activation) -> None:
+        self.name = sigma.name
         self.from_output = sigma.from_output
         self.value = partial(live, sigma.value)
         self.derivative = sigma.derivative
         self.product = partial(live, lambda gradient, kept: output_error(gradient, sigma, kept))
+
+
+def _is_built_in(sigma: Activation) -> bool:
+    return activations.get(sigma.name) is sigma or sigma.recipe[0] in (leaky_relu, elu, softplus)
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,7 @@ class Layer:
     name: str
     weight: nn.Parameter | None = None
     bias: nn.Parameter | None = None
-    activation: Activation | LiveActivation = identity
+    activation: Activation = identity
     axes: tuple[int, int] = (-1, -1)  # flattened into one; a single axis stays as it is
 
     def parameters(self) -> list[nn.Parameter]:
@@ -96,18 +101,17 @@ class LayerStack:
         self._hooks += hooks
         if kind.forward is nn.Sequential.forward:
             self._children.append((module._modules, len(module._modules)))
-            for key, child in module._modules.items():
+            for key, child in module.named_children():
+                path = f"{name}.{key}".lstrip(".")
                 self._objects.append((module._modules, key, child))
-                self._add(
-                    child, f"{name}.{key}".lstrip("."), f"`{f'{name}.{key}'.lstrip('.')}`, a {type(child).__name__}"
-                )  # type: ignore[arg-type]
+                self._add(child, path, f"`{path}`, a {type(child).__name__}")
         elif kind is Dense or kind is nn.Linear:
             sigma = self._read(module.__dict__, "activation") if kind is Dense else identity
             weight, bias = (self._read(module._parameters, key) for key in ("weight", "bias"))
-            self.layers.append(Layer(name, weight, bias, sigma if sigma.is_built_in else LiveActivation(sigma)))
+            self.layers.append(Layer(name, weight, bias, sigma if _is_built_in(sigma) else LiveActivation(sigma)))
         elif kind is nn.Flatten:
             axes = tuple(self._read(module.__dict__, key) for key in ("start_dim", "end_dim"))
-            self.layers.append(Layer(name, axes=axes))  # type: ignore[arg-type]
+            self.layers.append(Layer(name, axes=axes))
         elif kind in _TWINS:
             make, attributes = _TWINS[kind]
             sigma = make(*(self._read(module.__dict__, key) for key in attributes))

@@ -64,7 +64,7 @@ class RecordedStep:
     def _record(self, options: list[tuple]) -> None:
         device = self._inputs.device
         if self._replay_gradients is None:
-            made, replay = record(self._make_gradients, self._inputs, self._targets, device=device)
+            made, replay = record(self._make_gradients, self._inputs, self._targets, device=device, is_pure=True)
             (self._loss, self.outputs, self._gradients), self._replay_gradients = made, replay
         self._options = None
         rules, is_first = self._optimizer.rules([p for p, _ in self._gradients], options)

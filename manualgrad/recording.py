@@ -62,10 +62,17 @@ _BINDINGS: dict[Any, Callable[..., Any]] = {
 _active: list[Recording] = []
 
 
-def record(function: Callable[..., Any], *arguments: Any, device: torch.device) -> tuple[Any, Callable[[], None]]:
-    """function(*arguments), without gradients, and a function that runs its kernels again on the same memory."""
+def record(
+    function: Callable[..., Any], *arguments: Any, device: torch.device, is_pure: bool = False
+) -> tuple[Any, Callable[[], None]]:
+    """function(*arguments), without gradients, and a function that runs its kernels again on the same memory.
+
+    `is_pure` says that it changes nothing but its results: it may then be run to prepare a CUDA graph.
+    """
     with torch.no_grad():
         if device.type == "cuda":
+            if is_pure:
+                _warm_up(function, *arguments)
             return _capture(function, *arguments)
         with Recording() as recording:
             return function(*arguments), recording.replay
@@ -77,6 +84,15 @@ def live(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     A captured CUDA graph cannot do that: there the first call's kernels are what is replayed.
     """
     return _active[-1].call_live(function, *arguments) if _active else function(*arguments)
+
+
+def _warm_up(function: Callable[..., Any], *arguments: Any) -> None:
+    """Let libraries allocate what they allocate once, which a capture must not see."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        function(*arguments)
+    torch.cuda.current_stream().wait_stream(stream)
 
 
 def _capture(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Callable[[], None]]:

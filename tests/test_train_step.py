@@ -183,7 +183,8 @@ def test_param_groups_with_options_of_their_own() -> None:
     reference = plain(model)
     optimizers: list[Any] = []
     for kind, (w, b, w2, _) in ((mg.GradientDescent, model.parameters()), (torch.optim.SGD, reference.parameters())):
-        optimizers.append(kind([{"params": [w, b], "lr": 0.2, "momentum": 0.9}, {"params": [w2]}], lr=0.05))
+        groups: list[dict[str, Any]] = [{"params": [w, b], "lr": 0.2, "momentum": 0.9}, {"params": [w2]}]
+        optimizers.append(kind(groups, lr=0.05))
     step = mg.TrainStep(model, nn.MSELoss(), optimizers[0])
     for i, (x, y) in enumerate(batches(40)):
         if i == 20:  # the last bias was in no group until now

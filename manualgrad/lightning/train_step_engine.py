@@ -50,5 +50,5 @@ class TrainStepEngine:
         )  # no parameter has a gradient, so this only counts the step and calls Lightning's hooks
         scheduler = module.lr_schedulers()
         if scheduler is not None:
-            scheduler.step()  # type: ignore[union-attr,call-arg]
+            scheduler.step()  # type: ignore[union-attr]
         return cost, step.outputs
