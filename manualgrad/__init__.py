@@ -15,6 +15,7 @@ from manualgrad.lazy_dense import LazyDense
 from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP
+from manualgrad.train_step import TrainStep
 
 
 __version__ = version("manualgrad")
@@ -32,6 +33,7 @@ __all__ = [
     "GradientDescent",
     "QuadraticLoss",
     "SoftmaxCrossEntropyLoss",
+    "TrainStep",
     "activations",
     "check_backward",
     "compare",

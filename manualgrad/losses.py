@@ -135,7 +135,8 @@ class QuadraticLoss(Loss):
     """
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return 0.5 * (outputs - targets).square().sum() / _rows(outputs)
+        difference = outputs - targets
+        return (difference * difference).sum() / (2 * _rows(outputs))
 
     def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return (outputs - targets) / _rows(outputs)

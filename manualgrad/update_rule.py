@@ -48,7 +48,7 @@ def _update_from_factors(
     lr, momentum, decay = _number(options["lr"]), options["momentum"], options["weight_decay"]
     sign = -1.0 if options["maximize"] else 1.0
     if momentum == 0:
-        gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay)  # w := w - eta * gradient
+        gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay if decay != 0 else 1.0)  # w := w - eta * gradient
         return None
     if velocity is None:
         velocity = gradient.to_dense().mul_(sign) if sign < 0 else gradient.to_dense()
@@ -57,7 +57,7 @@ def _update_from_factors(
         gradient.add_to(velocity, alpha=sign * (1 - options["dampening"]), beta=momentum)
         velocity.add_(w, alpha=decay * (1 - options["dampening"])) if decay != 0 else velocity
     if options["nesterov"]:
-        gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay)
+        gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay if decay != 0 else 1.0)
         descent(w, velocity, eta=lr * momentum, out=w)
     else:
         descent(w, velocity, eta=lr, out=w)

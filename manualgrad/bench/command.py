@@ -26,6 +26,11 @@ QUICK = "--nets|192-192-10 relu|--batches|8|--clip-batches|--memory-batches|8|--
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write bench.json and bench.png. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "--train-step" in argv:  # options of its own
+        from manualgrad.bench.train_step import main as train_step
+
+        argv.remove("--train-step")
+        return train_step(argv) or 0
     if "--quick" in argv:
         argv = [*QUICK.split("|"), *(option for option in argv if option != "--quick")]  # what follows wins
     arguments = _parser().parse_args(argv)
@@ -57,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", type=Path, default=Path("manualgrad_bench"), help="folder for bench.json and bench.png")
     add("--draw", type=Path, nargs="+", help="measure nothing: tables and plot of these bench.json files together")
     add("--quick", action="store_true", help="a small net and a moment for each: does it run?")
+    add("--train-step", action="store_true", help="measure TrainStep instead; takes options of its own")
     return parser
 
 

@@ -15,3 +15,9 @@ def silence() -> None:
     )
     # Lightning 2.6 calls its argument parser, jsonargparse, in ways that this has deprecated: at every command line.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # A checkpoint in mid-epoch holds the weights after the step, with engine="train_step" as with "autograd".
+    warnings.filterwarnings(
+        "ignore",
+        message=r"Using ModelCheckpoint with manual optimization and every_n_train_steps",
+        category=UserWarning,
+    )

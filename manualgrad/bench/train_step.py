@@ -1,0 +1,127 @@
+"""`manualgrad bench --train-step`: microseconds per training step, TrainStep against its rivals.
+
+    python -m manualgrad.bench.train_step [--quick] [--no-compile] [--threads N] [--json FILE]
+
+One process; the rivals take turns, a block of steps each, so that what slows the machine for a while slows all; the median
+block counts. A ratio is a rival's time over TrainStep's. Under glibc's malloc part of a wide net's ratio is page faults of
+fresh gradients; preload jemalloc or tcmalloc to see the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from manualgrad.bench.train_step_rivals import Net, Rival, rivals
+
+
+NETS = [
+    Net((784, 30, 10), 1, "sigmoid"),
+    Net((784, 30, 10), 10, "sigmoid"),
+    Net((784, 30, 10), 128, "sigmoid"),
+    Net((64,) * 9, 32, "relu"),
+    Net((512, 1024, 1024, 512), 1, "relu"),
+    Net((512, 1024, 1024, 512), 8, "relu"),
+    Net((512, 1024, 1024, 512), 32, "relu"),
+    Net((512, 1024, 1024, 512), 128, "relu"),
+    Net((1024, 4096, 4096, 4096, 1024), 1, "relu"),
+    Net((1024, 4096, 4096, 4096, 1024), 8, "relu"),
+    Net((1024, 4096, 4096, 4096, 1024), 64, "relu"),
+]
+QUICK = NETS[1:2]
+BLOCKS, BLOCK_SECONDS = 15, 0.02
+
+
+def measure(net: Net, compiled: bool) -> dict[str, Any]:
+    """Seconds per step of each rival, and how far its weights are from TrainStep's after the same number of steps.
+
+    Raises:
+        RuntimeError: a rival has reached other weights, so that it has not computed the same.
+    """
+    torch.manual_seed(0)
+    ways = rivals(net, compiled)
+    for way in ways:
+        for _ in range(5):
+            way.step()
+    differences = {way.name: _difference(way, ways[0]) for way in ways if way.weights()}
+    wrong = [name for name, difference in differences.items() if not difference < 1e-4]
+    if wrong:
+        raise RuntimeError(
+            f"The benchmark expected the same weights from every rival, got others from {', '.join(wrong)} on {net}. "
+            "Its figures would mean nothing; please report this."
+        )
+    repeats = {way.name: max(1, int(BLOCK_SECONDS / _seconds(way.step, 3))) for way in ways}
+    blocks: dict[str, list[float]] = {way.name: [] for way in ways}
+    gc.collect()
+    gc.disable()
+    try:
+        for _ in range(BLOCKS):
+            for way in ways:
+                blocks[way.name].append(_seconds(way.step, repeats[way.name]))
+    finally:
+        gc.enable()
+    seconds = {name: statistics.median(times) for name, times in blocks.items()}
+    return {"net": str(net), "threads": torch.get_num_threads(), "seconds": seconds, "differences": differences}
+
+
+def _seconds(step: Callable[[], Any], repeats: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeats):
+        step()
+    return (time.perf_counter() - start) / repeats
+
+
+def _difference(way: Rival, reference: Rival) -> float:
+    pairs = zip(way.weights(), reference.weights(), strict=True)
+    return max(((p - q).abs().max() / q.abs().max()).item() for p, q in pairs)
+
+
+def table(results: Sequence[dict[str, Any]]) -> str:
+    """Per net: TrainStep's time, and each rival's with its ratio."""
+    lines = []
+    for result in results:
+        seconds = result["seconds"]
+        ours = seconds["TrainStep"]
+        best = min(time for name, time in seconds.items() if name.startswith("autograd"))
+        lines.append(f"{result['net']}, {result['threads']} thread(s): {best / ours:.2f} x the best autograd + SGD")
+        lines += [f"  {name:26s} {1e6 * time:10.1f} us  {time / ours:6.2f} x" for name, time in seconds.items()]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table; returns 0. With `--json FILE` also write the numbers."""
+    parser = argparse.ArgumentParser(prog="manualgrad bench --train-step", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="784-30-10 at batch 10 alone")
+    parser.add_argument(
+        "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes to start"
+    )
+    parser.add_argument("--threads", type=int, nargs="*", help="how many threads, one table each (default: torch's)")
+    parser.add_argument("--only", help="only nets whose name contains this")
+    parser.add_argument("--json", help="a file for the numbers")
+    options = parser.parse_args(argv)
+    results = []
+    preloaded = os.environ.get("LD_PRELOAD") or "the system's"
+    print(f"torch {torch.__version__}, malloc: {preloaded}")
+    for threads in options.threads or [torch.get_num_threads()]:
+        torch.set_num_threads(threads)
+        for net in QUICK if options.quick else NETS:
+            if options.only is None or options.only in str(net):
+                results.append(measure(net, not options.no_compile))
+                print(table(results[-1:]), flush=True)
+    if options.json:
+        with open(options.json, "w") as file:
+            json.dump(results, file, indent=2)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

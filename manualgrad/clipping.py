@@ -1,0 +1,40 @@
+"""Clipping by the norm of all gradients together, from factors where that is cheaper than from entries."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from manualgrad import equations
+from manualgrad.factored_gradient import FactoredGradient
+
+
+# dC/db; dC/dw; or the factors of dC/dw, delta (r, m) and a (r, n)
+Gradient = Tensor | tuple[Tensor, Tensor]
+Gradients = list[tuple[nn.Parameter, Gradient]]
+
+
+def clip_by_norm(gradients: Gradients, max_norm: float) -> Gradients:
+    """The gradients, scaled in place so that their common 2-norm is at most `max_norm`: `clip_grad_norm_`'s arithmetic.
+
+    Factors that are larger than their product become that product first. The norm is not read on the host.
+    """
+    gradients = [(p, _smaller(gradient)) for p, gradient in gradients]
+    norms = [torch.linalg.vector_norm(as_tensor(gradient)) for _, gradient in gradients]
+    total = torch.linalg.vector_norm(torch.stack(norms))
+    coefficient = torch.clamp(max_norm / (total + 1e-6), max=1.0)
+    for _, gradient in gradients:
+        (gradient if isinstance(gradient, Tensor) else gradient[0]).mul_(coefficient)
+    return gradients
+
+
+def as_tensor(gradient: Gradient) -> Tensor:
+    return gradient if isinstance(gradient, Tensor) else FactoredGradient(*gradient)
+
+
+def _smaller(gradient: Gradient) -> Gradient:
+    if isinstance(gradient, Tensor):
+        return gradient
+    delta, a = gradient
+    (r, m), n = delta.shape, a.size(1)
+    return gradient if r * (m + n) < m * n else equations.weight_gradient(delta, a)

@@ -1,0 +1,66 @@
+"""The loss by hand that computes what one of `torch.nn` does."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from manualgrad.losses import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.recording import live
+
+
+class MeanSquaredError(Loss):
+    """C = mean of (a_k - y_k)^2 over batch and features: 2/m times the quadratic loss. Equal to `nn.MSELoss()`."""
+
+    _quadratic = QuadraticLoss()
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._quadratic.value(outputs, targets) * (2 / outputs.size(-1))
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._quadratic.gradient(outputs, targets) * (2 / outputs.size(-1))
+
+    def target_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return self._quadratic.target_gradient(outputs, targets) * (2 / outputs.size(-1))
+
+
+class LiveLoss(Loss):
+    """A loss that a user has written, called anew in every replay of a recording."""
+
+    def __init__(self, loss: Loss) -> None:
+        super().__init__()
+        self._loss = loss
+
+    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return live(self._loss.value, outputs, targets)
+
+    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return live(self._loss.gradient, outputs, targets)
+
+    def check(self, outputs: Tensor, targets: Tensor) -> None:
+        self._loss.check(outputs, targets)
+
+
+_OURS = {QuadraticLoss, BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss}
+_EXPECTED = (
+    "mg.QuadraticLoss, mg.SoftmaxCrossEntropyLoss, mg.BinaryCrossEntropyLoss, or the unweighted mean nn.MSELoss(), "
+    "nn.CrossEntropyLoss() or nn.BCEWithLogitsLoss()"
+)
+
+
+def loss_by_hand(loss: nn.Module) -> Loss:
+    """A `Loss` of ours as it is; `nn.MSELoss`, `nn.CrossEntropyLoss` and `nn.BCEWithLogitsLoss` as their equal.
+
+    Raises:
+        TypeError: another loss, or one of those with weights, another reduction or label smoothing.
+    """
+    if isinstance(loss, Loss):
+        return loss if type(loss) in _OURS else LiveLoss(loss)
+    is_plain = getattr(loss, "reduction", None) == "mean" and getattr(loss, "weight", None) is None
+    if type(loss) is nn.MSELoss and is_plain:
+        return MeanSquaredError()
+    if type(loss) is nn.BCEWithLogitsLoss and is_plain and loss.pos_weight is None:
+        return BinaryCrossEntropyLoss()
+    if type(loss) is nn.CrossEntropyLoss and is_plain and loss.label_smoothing == 0:
+        if loss.ignore_index == SoftmaxCrossEntropyLoss.ignored:
+            return SoftmaxCrossEntropyLoss()
+    raise TypeError(f"TrainStep expected {_EXPECTED}, got {loss!r}. Use one of these, or train with autograd.")

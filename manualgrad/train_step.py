@@ -1,0 +1,204 @@
+"""A training step without autograd: forward, loss, backpropagation, update, as the text has them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from manualgrad.activations import identity
+from manualgrad.clipping import Gradients, as_tensor, clip_by_norm
+from manualgrad.dense import rows
+from manualgrad.equations import backpropagated_error, output_error, weighted_sum
+from manualgrad.gradient_descent import GradientDescent
+from manualgrad.layer_stack import LayerStack
+from manualgrad.loss_by_hand import loss_by_hand
+from manualgrad.losses import Loss
+from manualgrad.optimizer_view import OptimizerView, Rule
+from manualgrad.recorded_step import RecordedStep
+from manualgrad.update_rule import update
+
+
+MOST_SHAPES = 16  # of batches that a step keeps memory for; the oldest gives way
+
+
+class TrainStep:
+    """One step of gradient descent on a stack of dense layers, with no autograd graph.
+
+        step = mg.TrainStep(model, mg.QuadraticLoss(), mg.GradientDescent(model.parameters(), lr=3.0))
+        for inputs, targets in batches:
+            loss = step(inputs, targets)
+
+    The same weights as `loss_function(model(inputs), targets).backward(); optimizer.step()`, up to rounding. It works on the
+    model's own parameters and the optimizer's own state: evaluate, save, or go on with autograd at any time. Neither reads
+    nor writes `.grad`.
+
+    The first call with a batch of a new shape runs the four steps below and records their kernels, later calls replay them
+    on the same memory (`manualgrad.recording`): they allocate nothing but the loss that they return. Not for use by two
+    threads at once.
+
+    Args:
+        model: `MLP`, or `nn.Sequential` of `Dense`, `nn.Linear`, `nn.Flatten`, `nn.Identity` and activations such as
+            `nn.ReLU`, nested as one likes. Frozen parameters (`requires_grad=False`) stay as they are.
+        loss: one of manualgrad's, or plain `nn.MSELoss()`, `nn.CrossEntropyLoss()` or `nn.BCEWithLogitsLoss()`.
+        optimizer: a `GradientDescent` with some of the model's parameters. Its options may change between calls.
+        max_norm: as `torch.nn.utils.clip_grad_norm_` does, scale all gradients so that their common norm is at most this.
+
+    Raises:
+        TypeError, ValueError: whatever of this is not so, by its name.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: nn.Module, optimizer: GradientDescent, *, max_norm: float | None = None
+    ) -> None:
+        _check(model, optimizer, max_norm)
+        self.model, self.loss, self.optimizer, self.max_norm = model, loss, optimizer, max_norm
+        self._stack = LayerStack(model)
+        self._layers = self._stack.layers
+        self._loss = loss_by_hand(loss)
+        self._optimizer = OptimizerView(optimizer, self._stack.parameters)
+        self._recorded: dict[tuple, RecordedStep] = {}
+        self._last: RecordedStep | None = None
+
+    def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
+        """One step. Returns the loss before it: a new 0-dimensional tensor, detached and not read on the host.
+
+        Raises:
+            ValueError, TypeError: inputs or targets that do not fit, in shape, dtype or device.
+            RuntimeError: the model is no longer what it was: a layer replaced, a parameter moved.
+            In each case before any weight has changed.
+        """
+        if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
+            raise TypeError(
+                f"TrainStep expected two tensors, inputs and targets, got {type(inputs).__name__} and {type(targets).__name__}. "
+                "Convert them with torch.as_tensor(...)."
+            )
+        self._stack.check_unchanged()
+        self._optimizer.check_unchanged()
+        trained = self._optimizer.trained()
+        key = (inputs.shape, targets.shape, inputs.dtype, targets.dtype, inputs.device, targets.device, trained)
+        step = self._recorded.get(key)
+        if step is None:
+            step = self._lay_out(inputs, targets, trained)
+            if len(self._recorded) == MOST_SHAPES:
+                self._recorded.pop(next(iter(self._recorded)))
+            self._recorded[key] = step
+        self._last = step
+        try:
+            return step.run(inputs, targets)
+        except (IndexError, RuntimeError):
+            self._loss.check(step.form, targets)  # a class index out of range: say so in its own words
+            raise
+
+    @property
+    def outputs(self) -> Tensor:
+        """The model's outputs in the last call, before the update: memory that the next call may write over."""
+        if self._last is None:
+            raise RuntimeError(
+                "TrainStep expected a call before `outputs` is read, got none yet. Call step(inputs, targets) first."
+            )
+        return self._last.outputs
+
+    def __reduce__(self) -> tuple:
+        return _made_anew, (self.model, self.loss, self.optimizer, self.max_norm)
+
+    def _gradients(
+        self, a: Tensor, y: Tensor, is_trained: dict[nn.Parameter, bool]
+    ) -> tuple[Tensor, Tensor, Gradients]:
+        """The first three steps: the loss C, the outputs a^L, and the gradients with their parameters."""
+        layers, inputs, kept = self._layers, [], []
+
+        # 1. Forward: z = w a + b, a = sigma(z).
+        for layer in layers:
+            w, b, sigma = layer.weight, layer.bias, layer.activation
+            inputs.append(a)
+            z = a.flatten(*layer.axes) if w is None else weighted_sum(a, w, b)
+            a = sigma.value(z)
+            kept.append(None if sigma is identity else a if sigma.from_output else z)
+
+        # 2. Loss: C and dC/da.
+        loss = self._loss.value(a, y)
+        a_gradient = self._loss.gradient(a, y)
+
+        # 3. Backpropagation: delta = dC/da * sigma'(z); from it dC/dw, dC/db, and dC/da = w^T delta of the layer below.
+        gradients: Gradients = []
+        lowest = min(i for i, layer in enumerate(layers) if any(is_trained[p] for p in layer.parameters()))
+        for i in reversed(range(lowest, len(layers))):
+            w, b, sigma = layers[i].weight, layers[i].bias, layers[i].activation
+            delta = output_error(a_gradient, sigma, kept[i])
+            if w is not None and is_trained[w]:
+                gradients.append((w, (rows(delta), rows(inputs[i]))))  # dC/dw = delta a^T, left as its factors
+            if b is not None and is_trained[b]:
+                gradients.append(
+                    (b, (rows(delta), _ones(rows(delta))))
+                )  # dC/db = delta: b is a weight whose input is 1
+            if i > lowest:
+                a_gradient = delta.reshape(inputs[i].shape) if w is None else backpropagated_error(w, delta)
+        return loss, a, gradients if self.max_norm is None else clip_by_norm(gradients, self.max_norm)
+
+    def _update(self, gradients: Gradients, rules: list[Rule]) -> None:
+        # 4. Update: w := w - eta dC/dw, by the optimizer's own rule.
+        for (w, gradient), (_, options, velocity) in zip(gradients, rules, strict=True):
+            column = as_tensor(gradient).shape  # of a bias (m, 1)
+            update(w.view(column), as_tensor(gradient), None if velocity is None else velocity.view(column), options)
+
+    def _lay_out(self, inputs: Tensor, targets: Tensor, trained: tuple[bool, ...]) -> RecordedStep:
+        """Check a batch of a new shape and lay out the memory for all that follow."""
+        outputs = self._stack.check_inputs(inputs)
+        dtype = _check_targets(self._loss, outputs, targets, self._stack.device)
+        if not any(trained):
+            raise ValueError(
+                "TrainStep expected an optimizer with some of the model's parameters that are not frozen, got one with none. "
+                "Pass mg.GradientDescent(model.parameters(), lr=...), or unfreeze a layer with layer.requires_grad_()."
+            )
+        is_trained = dict(zip(self._stack.parameters, trained, strict=True))
+        return RecordedStep(
+            torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device),
+            torch.empty(targets.shape, dtype=dtype, device=inputs.device),
+            outputs,
+            self._optimizer,
+            partial(self._gradients, is_trained=is_trained),
+            self._update,
+        )
+
+
+def _made_anew(model: nn.Module, loss: nn.Module, optimizer: GradientDescent, max_norm: float | None) -> TrainStep:
+    return TrainStep(model, loss, optimizer, max_norm=max_norm)
+
+
+def _ones(delta: Tensor) -> Tensor:
+    return delta.new_ones((delta.size(0), 1))
+
+
+def _check_targets(loss: Loss, outputs: Tensor, targets: Tensor, device: torch.device) -> torch.dtype:
+    """Raises what `__call__` documents. Returns the dtype in which the loss takes the targets."""
+    if targets.device != device:
+        raise ValueError(
+            f"TrainStep expected targets on the parameters' device {device}, got {targets.device}. "
+            f"Move them with targets.to('{device}')."
+        )
+    loss.check(outputs, targets)
+    if targets.is_floating_point() and targets.dtype != outputs.dtype:
+        raise TypeError(
+            f"TrainStep expected targets of the outputs' dtype {outputs.dtype}, got {targets.dtype}. "
+            f"Convert them with targets.to({outputs.dtype})."
+        )
+    return outputs.dtype if targets.shape == outputs.shape else targets.dtype  # 0 and 1 given as integers
+
+
+def _check(model: nn.Module, optimizer: GradientDescent, max_norm: float | None) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"TrainStep expected `model` to be a torch.nn.Module, got {type(model).__name__}. "
+            "Pass for example mg.MLP([784, 30, 10])."
+        )
+    if type(optimizer) is not GradientDescent:
+        raise TypeError(
+            f"TrainStep expected `optimizer` to be a GradientDescent, got {type(optimizer).__name__}. "
+            "Pass mg.GradientDescent(model.parameters(), lr=...), or train with autograd."
+        )
+    if max_norm is not None and not 0 < max_norm:
+        raise ValueError(
+            f"TrainStep expected `max_norm` to be a number > 0 or None, got {max_norm}. Pass for example 1.0."
+        )
