@@ -26,7 +26,8 @@ class FactoredGradient(Tensor):
     on this is a dense tensor in all but its type, and `is_dense` says so.
 
     The factors are the layer's own tensors, not copies. If one of them was changed in place since the backward pass (say, an
-    input buffer that was filled with the next batch), using the gradient raises RuntimeError.
+    input buffer that was filled with the next batch), using the gradient raises RuntimeError. Writes that PyTorch cannot see,
+    through NumPy or `.data`, go unnoticed: give the layer a copy of such a buffer.
 
     Args:
         delta: (r, m), the layer's error; floating point.
