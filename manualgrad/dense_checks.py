@@ -16,7 +16,7 @@ def fit(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
         and weight.dim() == 2
         and input.dim() > 0
         and input.size(-1) == weight.size(1)
-        and (bias is None or bias.shape == weight.shape[:1])
+        and (bias is None or (bias.dim() == 1 and bias.size(0) == weight.size(0)))
     )
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from manualgrad.equations import descent
 from manualgrad.factoring import request
 from manualgrad.update_rule import update
 
@@ -111,15 +112,18 @@ class GradientDescent(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             with_momentum = group["momentum"] != 0
+            is_plain = not (with_momentum or group["weight_decay"] != 0 or group["maximize"])
             for w in group["params"]:
                 gradient = w.grad
                 if gradient is None:
                     continue
-                if not with_momentum:
-                    update(w, gradient, None, group)  # w := w - eta * gradient
-                    continue
-                state = self.state[w]
-                state["momentum_buffer"] = update(w, gradient, state.get("momentum_buffer"), group)
+                if is_plain and type(gradient) is Tensor and not isinstance(group["lr"], Tensor):
+                    descent(w, gradient, eta=group["lr"], out=w)  # w := w - eta * gradient
+                elif not with_momentum:
+                    update(w, gradient, None, group)
+                else:
+                    state = self.state[w]
+                    state["momentum_buffer"] = update(w, gradient, state.get("momentum_buffer"), group)
         return loss
 
 
