@@ -132,7 +132,7 @@ class CommandLine(LightningCLI):
             print(f"Checkpoint: {path}")
         if wrong:
             raise SystemExit(
-                "The training has ended and is saved, but gradients by hand differ from autograd's by more than rounding "
+                "The training has ended, but gradients by hand differ from autograd's by more than rounding "
                 f"in {', '.join(wrong)}. Check the derivative of an activation or loss."
             )
 
