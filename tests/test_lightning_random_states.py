@@ -10,7 +10,7 @@ from lightning_runs import quiet_trainer, weights
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import manualgrad as mg
-from manualgrad.lightning import BackpropModule, DigitsDataModule, RandomStates, ResumableLoader
+from manualgrad.lightning import BackpropModule, DigitsDataModule, KeepRandomStates, ResumableLoader
 from manualgrad.lightning.backprop_module import ScheduleName
 
 
@@ -131,8 +131,8 @@ def test_any_module_resumes_with_the_callback_and_not_without(tmp_path):
 
     uninterrupted = weights(trained(2, []).lightning_module)
     first = tmp_path / "first.ckpt"
-    trained(1, [RandomStates()]).save_checkpoint(first)
-    assert torch.equal(weights(trained(2, [RandomStates()], first).lightning_module), uninterrupted)
+    trained(1, [KeepRandomStates()]).save_checkpoint(first)
+    assert torch.equal(weights(trained(2, [KeepRandomStates()], first).lightning_module), uninterrupted)
     assert not torch.equal(weights(trained(2, [], first).lightning_module), uninterrupted)
 
 

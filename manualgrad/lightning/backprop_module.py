@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.gradient_descent import GradientDescent
-from manualgrad.lightning.random_states import RandomStates
+from manualgrad.lightning.random_states import KeepRandomStates
 from manualgrad.lightning.train_step_engine import TrainStepEngine
 from manualgrad.losses import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.mlp import MLP
@@ -149,7 +149,7 @@ class BackpropModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def configure_callbacks(self) -> list[Callback]:
-        return [RandomStates()]  # a subclass may have dropout
+        return [KeepRandomStates()]  # a subclass may have dropout
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning loads the weights before it makes the module float64 for 64-true, which would round them to float32."""

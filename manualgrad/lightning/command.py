@@ -24,7 +24,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 import manualgrad
 from manualgrad.lightning.checkpoint import read_checkpoint
 from manualgrad.lightning.known_warnings import silence
-from manualgrad.lightning.random_states import RandomStates
+from manualgrad.lightning.random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
@@ -95,7 +95,7 @@ class CommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer
-        callbacks = [*(options.callbacks or []), RandomStates()]
+        callbacks = [*(options.callbacks or []), KeepRandomStates()]
         if options.enable_checkpointing is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
             callbacks = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]  # one, the newest
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})

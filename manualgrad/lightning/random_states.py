@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 KEY = "random_states"  # in the checkpoint: a list with the states of each process
 
 
-class RandomStates(Callback):
+class KeepRandomStates(Callback):
     """Saves the random states with every checkpoint and restores them when `fit` resumes from one: torch's on the CPU and
     on the process's own device, NumPy's and Python's.
 
