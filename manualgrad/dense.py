@@ -105,7 +105,12 @@ def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None)
     needs_a_below, needs_weight, needs_bias, _ = ctx.needs_input_grad
     a_below, weight, kept = ctx.saved_tensors
     a_below_gradient = weight_gradient = bias_gradient = None
-    delta = _delta(cost_gradient, z_gradient, ctx.activation, kept)
+    # dC/dz: through a, and also directly where z itself is used (only in second derivatives)
+    delta: Any = z_gradient
+    if cost_gradient is not None:
+        delta = equations.output_error(cost_gradient, ctx.activation, kept)
+        if z_gradient is not None:
+            delta = delta + z_gradient
     if needs_a_below:
         if weight.dtype != delta.dtype:
             weight = weight.to(delta.dtype)
@@ -117,17 +122,6 @@ def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None)
     if needs_bias:
         bias_gradient = equations.bias_gradient(delta)
     return a_below_gradient, weight_gradient, bias_gradient, None
-
-
-def _delta(
-    cost_gradient: Tensor | None, z_gradient: Tensor | None, activation: Activation, kept: Tensor | None
-) -> Tensor:
-    """dC/dz: through a, and also directly where z itself is used (only in second derivatives)."""
-    if cost_gradient is None:
-        assert z_gradient is not None
-        return z_gradient
-    delta = equations.output_error(cost_gradient, activation, kept)
-    return delta if z_gradient is None else delta + z_gradient
 
 
 def rows(x: Tensor) -> Tensor:
@@ -237,8 +231,13 @@ class Dense(nn.Linear):
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        # `self.weight` is found only after a search in vain, which takes a tenth of a small layer's time. A weight that is
+        # computed (a parametrization, weight_norm) is no parameter; it is found as an attribute.
+        held: dict[str, Any] = self._parameters
+        weight = held["weight"] if "weight" in held else self.weight
+        bias = held["bias"] if "bias" in held else self.bias
         try:
-            return dense(input, self.weight, self.bias, self.activation)
+            return dense(input, weight, bias, self.activation)
         except (TypeError, ValueError) as error:
             if self.path is None:
                 raise

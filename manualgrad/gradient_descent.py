@@ -110,14 +110,14 @@ class GradientDescent(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            with_momentum = group["momentum"] != 0
-            is_plain = not (with_momentum or group["weight_decay"] != 0 or group["maximize"])
+            eta, with_momentum = group["lr"], group["momentum"] != 0
+            is_plain = not (with_momentum or group["weight_decay"] != 0 or group["maximize"] or isinstance(eta, Tensor))
             for w in group["params"]:
                 gradient = w.grad
                 if gradient is None:
                     continue
-                if is_plain and type(gradient) is Tensor and not isinstance(group["lr"], Tensor):
-                    descent(w, gradient, eta=group["lr"], out=w)  # w := w - eta * gradient
+                if is_plain and type(gradient) is Tensor:
+                    descent(w, gradient, eta, out=w)  # w := w - eta * gradient
                 elif not with_momentum:
                     update(w, gradient, None, group)
                 else:

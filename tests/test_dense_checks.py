@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_autocast_casts_weight_and_bias_each(dtypes: tuple[torch.dtype, torch.dt
 def test_device(role: str, device: str, grad_mode: bool, autocast: bool) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs CUDA")
-    arguments = {"weight": torch.ones(2, 3, requires_grad=True), "bias": torch.ones(2)}
+    arguments: dict[str, Any] = {"weight": torch.ones(2, 3, requires_grad=True), "bias": torch.ones(2)}
     arguments[role] = arguments[role].to(device)
     with torch.set_grad_enabled(grad_mode), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         fails(

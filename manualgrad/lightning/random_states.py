@@ -41,7 +41,8 @@ class KeepRandomStates(Callback):
 
 def _current(device: torch.device) -> dict[str, Any]:
     """Tensors and plain values alone, which `torch.load(weights_only=True)` reads."""
-    algorithm, keys, *rest = numpy.random.get_state()
+    state: Any = numpy.random.get_state()
+    algorithm, keys, *rest = state
     states = {"torch": torch.get_rng_state(), "numpy": (algorithm, keys.tolist(), *rest), "python": random.getstate()}
     if device.type != "cpu":
         states["device"] = torch.get_device_module(device).get_rng_state(device)
