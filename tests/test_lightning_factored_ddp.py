@@ -53,7 +53,11 @@ def process(rank: int, port: int, folder: str, results: str) -> None:
     torch.set_num_threads(1)
     factoring.SMALLEST_FACTORED_WEIGHT = 0
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
-    os.environ |= {**where, "LOCAL_RANK": str(rank), "NODE_RANK": "0"}  # as a cluster does, so that nothing more is started
+    os.environ |= {
+        **where,
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+    }  # as a cluster does, so that nothing more is started
     outcome = {}
     for name, (strategy, options) in VARIANTS.items():
         module = Regression(net(), mg.GradientDescent)
