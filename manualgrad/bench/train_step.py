@@ -17,7 +17,7 @@ import os
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -89,9 +89,13 @@ def _seconds(step: Callable[[], Any], repeats: int) -> float:
 
 
 def _difference(way: Rival, expected: Rival, start: list[Tensor]) -> float:
-    """The largest difference in a weight, relative to the largest change in its layer. Rounding alone makes about 1e-4."""
-    triples = zip(way.weights(), expected.weights(), start, strict=True)
-    return max(((p - q).abs().max() / (q - s).abs().max()).item() for p, q, s in triples)
+    """The largest difference in a weight, relative to the largest change of one. Rounding alone makes about 1e-4."""
+
+    def largest(pairs: Iterable[tuple[Tensor, Tensor]]) -> float:
+        return max((p - q).abs().max().item() for p, q in pairs)
+
+    reached = expected.weights()
+    return largest(zip(way.weights(), reached, strict=True)) / largest(zip(reached, start, strict=True))
 
 
 def table(results: Sequence[dict[str, Any]]) -> str:
