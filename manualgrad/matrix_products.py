@@ -15,11 +15,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-SMALLEST, SMALLEST_PER_ROW, MOST_ROWS = (
-    2**18,
-    2**12,
-    512,
-)  # entries of a weight, in all and for each row, that make it pay
+# Entries of a weight, in all and for each row, that make it pay.
+SMALLEST, SMALLEST_PER_ROW, MOST_ROWS = 2**18, 2**12, 512
 LEAST_BLOCKS = 4
 PAGE = 1024  # float32 numbers in 4 KiB
 
