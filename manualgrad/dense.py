@@ -230,7 +230,7 @@ class Dense(nn.Linear):
         try:
             return dense(input, self.weight, self.bias, self.activation)
         except (TypeError, ValueError) as error:
-            if self.path is None:
+            if not self.path:
                 raise
             raise type(error)(f"Layer {self.path!r}: {error}") from error
 

@@ -41,7 +41,7 @@ def test_said_on_purpose(refuses):
 
 @pytest.mark.parametrize(
     "breaks",
-    [lambda: torch.ones(2, 3, 4).t(), lambda: torch.nosuch, lambda: 1 / 0, handed_on, backward],
+    [lambda: torch.ones(2, 3, 4).t(), lambda: torch.ones(1)[3], lambda: 1 / 0, handed_on, backward],
 )
 def test_not_on_purpose(breaks):
     with pytest.raises(Exception) as error:
