@@ -239,7 +239,7 @@ class Dense(nn.Linear):
         try:
             return dense(input, weight, bias, self.activation)
         except (TypeError, ValueError) as error:
-            if self.path is None:
+            if not self.path:
                 raise
             raise type(error)(f"Layer {self.path!r}: {error}") from error
 
