@@ -1,0 +1,73 @@
+"""Which of the four equations hold in a trace as they stand, found from its numbers.
+
+The trace has the Dense layers alone. Where another part stands between two of them (dropout, normalisation, a reshape, a second
+path), the input of the upper one is not the output of the lower one; where the optimizer is not plain gradient descent, the new
+weight is not w - eta dC/dw. The page then says so and shows what did happen.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+
+if TYPE_CHECKING:
+    from manualgrad.trace import Trace, TracedLayer
+
+
+def input_is_output_of(layer: TracedLayer, below: TracedLayer) -> bool:
+    """Whether a^{l-1} goes into layer l unchanged."""
+    return _same(layer.inputs, below.a)
+
+
+def error_comes_from(layer: TracedLayer, above: TracedLayer) -> bool:
+    """Whether dC/da^l = (w^{l+1})^T delta^{l+1}: the layer above is all that the cost sees of this one."""
+    if layer.a.shape != above.inputs.shape:
+        return False
+    delta, weight = above.delta.double(), above.weight_before.double()
+    return _rounds_to(layer.cost_gradient, delta @ weight, delta.abs() @ weight.abs())
+
+
+def gradient_is_outer_product(layer: TracedLayer) -> bool:
+    """Whether dC/dw = delta^T a of this call: false for a layer used twice, whose gradient is the sum over its calls."""
+    delta, a = as_rows(layer.delta).double(), as_rows(layer.inputs).double()
+    return _rounds_to(layer.grad_weight, delta.T @ a, delta.abs().T @ a.abs())
+
+
+def update_is_plain(layer: TracedLayer, lr: float | None) -> bool:
+    """Whether the new parameters are w - eta dC/dw and b - eta dC/db."""
+    if lr is None:
+        return False
+    pairs = [(layer.weight_before, layer.grad_weight, layer.weight_after)]
+    if layer.bias_before is not None and layer.grad_bias is not None and layer.bias_after is not None:
+        pairs.append((layer.bias_before, layer.grad_bias, layer.bias_after))
+    return all(
+        _rounds_to(after, before.double() - lr * gradient.double(), before.double().abs() + abs(lr) * gradient.double().abs())
+        for before, gradient, after in pairs
+    )
+
+
+def outputs_are_those_of(trace: Trace) -> bool:
+    """Whether the cost sees the last layer's a unchanged, and nothing else of it."""
+    last = trace.layers[-1]
+    return _same(trace.outputs, last.a) and _same(trace.output_gradient, last.cost_gradient)
+
+
+def as_rows(x: Tensor) -> Tensor:
+    """(..., n) -> (r, n): all leading axes are the batch."""
+    return x.reshape(-1, x.size(-1)) if x.dim() else x.reshape(1, 1)
+
+
+def _same(x: Tensor, y: Tensor) -> bool:
+    return x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=0, atol=0, equal_nan=True)
+
+
+def _rounds_to(x: Tensor, expected: Tensor, magnitude: Tensor) -> bool:
+    """|x - expected| within what rounding can do to terms that add up to `magnitude`."""
+    if x.shape != expected.shape:
+        return False
+    tolerance = 32 * torch.finfo(x.dtype).eps * magnitude + torch.finfo(x.dtype).tiny
+    close = (x.double() - expected).abs() <= tolerance
+    return bool((close | ~expected.isfinite()).all())
