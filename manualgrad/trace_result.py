@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any
@@ -74,10 +75,10 @@ class Trace:
 
         return plain(self)
 
-    def __rich__(self) -> Any:
+    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         from manualgrad.explain.terminal import coloured
 
-        return coloured(self)
+        return coloured(self, width=options.max_width)
 
     def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
         """Write one self-contained page that shows the step. Raises MissingExtraError without the `demo` extra."""

@@ -49,13 +49,11 @@ def copied_optimizer(optimizer: Optimizer, model: nn.Module, memo: dict[int, Any
 
 def described(optimizer: Optimizer) -> str:
     """For example "GradientDescent(lr=0.5, momentum=0.9)": its class, lr, and the options that are not as by default."""
-    defaults = inspect.signature(type(optimizer).__init__).parameters
     options = []
-    for key in optimizer.defaults:
-        values = list(dict.fromkeys(str(_number(group.get(key))) for group in optimizer.param_groups))
-        unset = str(defaults[key].default) if key in defaults else None
-        if key == "lr" or values not in ([unset], ["None"], ["False"]):
-            options.append(f"{key}={' or '.join(values)}")
+    for key, option in inspect.signature(type(optimizer)).parameters.items():
+        values = {_written(group[key]) for group in optimizer.param_groups if key in group}
+        if values and (key == "lr" or values != {_written(option.default)}):
+            options.append(f"{key}={' or '.join(sorted(values))}")
     return f"{type(optimizer).__name__}({', '.join(options)})"
 
 
@@ -67,3 +65,8 @@ def common_lr(optimizer: Optimizer) -> float | None:
 
 def _number(x: Any) -> Any:
     return x.item() if isinstance(x, Tensor) and x.numel() == 1 else x
+
+
+def _written(x: Any) -> str:
+    x = _number(x)
+    return f"{x:.6g}" if isinstance(x, float) else str(x)

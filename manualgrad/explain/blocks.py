@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from manualgrad.explain.displayed_numbers import displayed
+from manualgrad.explain.equation_checks import as_rows
 
-WIDTH = 96  # characters in a line
+
 GAP = " " * 4
 LARGEST = 10  # rows and columns of an array that is written whole
 SATURATED = 0.01  # where |sigma'(z)| is below this, next to nothing of an error gets through
@@ -27,23 +28,13 @@ class Block(NamedTuple):
         return max(map(len, [self.title, *self.rows]))
 
 
-def number(x: float) -> str:
-    """Four significant digits: "0.5744", "-12.3", "1.234e-05", "nan"."""
-    return "0" if x == 0 else f"{x:.4g}"  # and not "-0"
-
-
 def is_small(x: Tensor) -> bool:
-    return x.numel() > 0 and not x.is_complex() and max(matrix(x).shape) <= LARGEST
-
-
-def matrix(x: Tensor) -> Tensor:
-    """(..., n) -> (r, n): all leading axes count as examples; a vector is one row."""
-    return x.reshape(-1, x.size(-1)) if x.dim() else x.reshape(1, 1)
+    return x.numel() > 0 and not x.is_complex() and max(as_rows(x).shape) <= LARGEST
 
 
 def block(name: str, x: Tensor) -> Block:
     """All entries, in columns aligned to the right."""
-    cells = [[number(entry) for entry in row] for row in matrix(x).tolist()]
+    cells = [[displayed(entry) for entry in row] for row in as_rows(x).tolist()]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     rows = ["  ".join(map(str.rjust, row, widths)) for row in cells]
     return Block(titled(name, x), rows)
@@ -55,7 +46,11 @@ def summary(name: str, x: Tensor, derivative: Tensor | None = None) -> str:
         return f"{titled(name, x)}: empty"
     entries = x.abs() if x.is_complex() else x
     entries = entries.double()
-    said = [f"norm {number(entries.norm().item())}", f"mean {number(entries.mean().item())}", f"{share(x == 0)} zero"]
+    said = [
+        f"norm {displayed(entries.norm().item())}",
+        f"mean {displayed(entries.mean().item())}",
+        f"{share(x == 0)} zero",
+    ]
     if derivative is not None:
         said.append(f"{share(derivative.abs() < SATURATED)} saturated (sigma'(z) below {SATURATED})")
     if not x.isfinite().all():
@@ -71,19 +66,19 @@ def share(which: Tensor) -> str:
     return f"{100 * which.double().mean().item():.3g} %"
 
 
-def beside(blocks: Sequence[Block]) -> list[str]:
-    """The blocks side by side, as many in a row as fit; an empty line between the rows."""
+def beside(blocks: Sequence[Block], width: int) -> list[str]:
+    """The blocks side by side, as many as `width` has room for; the others below, after an empty line."""
     lines: list[str] = []
-    for group in _fitting(blocks):
+    for group in _fitting(blocks, width):
         columns = ([b.title, *b.rows] for b in group)
         lines += ["", *(_joined(pieces, group) for pieces in zip_longest(*columns, fillvalue=""))]
     return lines[1:]
 
 
-def _fitting(blocks: Sequence[Block]) -> Iterator[list[Block]]:
+def _fitting(blocks: Sequence[Block], width: int) -> Iterator[list[Block]]:
     group: list[Block] = []
     for b in blocks:
-        if group and sum(len(GAP) + other.width for other in group) + b.width > WIDTH:
+        if group and sum(len(GAP) + other.width for other in group) + b.width > width:
             yield group
             group = []
         group.append(b)

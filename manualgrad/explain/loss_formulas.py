@@ -40,7 +40,11 @@ def formula_of(traces: Sequence[Trace]) -> Formula | None:
 
 def _gives(formula: Formula, trace: Trace) -> bool:
     outputs = trace.outputs.double()
-    targets = trace.targets if not trace.targets.is_floating_point() and trace.targets.dim() < outputs.dim() else trace.targets.double()
+    targets = (
+        trace.targets
+        if not trace.targets.is_floating_point() and trace.targets.dim() < outputs.dim()
+        else trace.targets.double()
+    )
     outputs.requires_grad_()
     try:
         with torch.enable_grad():
@@ -50,7 +54,9 @@ def _gives(formula: Formula, trace: Trace) -> bool:
         return False  # not a loss for outputs and targets of these shapes
     tolerance = 16 * torch.finfo(trace.outputs.dtype).eps
     largest = gradient.abs().max().item()
-    return torch.allclose(value, trace.loss.double(), rtol=tolerance, atol=tolerance, equal_nan=True) and torch.allclose(
+    return torch.allclose(
+        value, trace.loss.double(), rtol=tolerance, atol=tolerance, equal_nan=True
+    ) and torch.allclose(
         gradient, trace.output_gradient.double(), rtol=tolerance, atol=tolerance * largest, equal_nan=True
     )
 
@@ -64,7 +70,12 @@ def _softmax(a: Math) -> Math:
 
 
 def _quadratic(a: Math, y: Math) -> Parts:
-    return (fraction(literal(1), row(literal(2), identifier("r"))), sum_over("i"), sum_over("k"), squared(row("(", a, "−", y, ")")))
+    return (
+        fraction(literal(1), row(literal(2), identifier("r"))),
+        sum_over("i"),
+        sum_over("k"),
+        squared(row("(", a, "−", y, ")")),
+    )
 
 
 def _cross_entropy(a: Math, y: Math) -> Parts:
@@ -73,7 +84,23 @@ def _cross_entropy(a: Math, y: Math) -> Parts:
 
 def _binary(a: Math, y: Math) -> Parts:
     sigma = row(identifier("σ"), "(", a, ")")
-    likelihood = row(y, identifier("log"), sigma, "+", "(", literal(1), "−", y, ")", identifier("log"), "(", literal(1), "−", sigma, ")")
+    likelihood = row(
+        y,
+        identifier("log"),
+        sigma,
+        "+",
+        "(",
+        literal(1),
+        "−",
+        y,
+        ")",
+        identifier("log"),
+        "(",
+        literal(1),
+        "−",
+        sigma,
+        ")",
+    )
     return (operator("−"), identifier("mean"), "[", likelihood, "]")
 
 

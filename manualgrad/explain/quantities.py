@@ -68,7 +68,9 @@ class Quantities(dict[str, Quantity]):
         self["C"] = _quantity("C", (Axis(1), Axis(1)), [trace.loss.reshape(1, 1) for trace in traces])
         rates = [trace.lr for trace in traces if trace.lr is not None]
         if len(rates) == len(traces):
-            self["eta"] = _quantity("eta", (Axis(1), Axis(1)), [torch.tensor([[rate]], dtype=torch.float64) for rate in rates])
+            self["eta"] = _quantity(
+                "eta", (Axis(1), Axis(1)), [torch.tensor([[rate]], dtype=torch.float64) for rate in rates]
+            )
         for before, after in (("w", "W"), ("b", "B")):
             for name in [name for name in self if name[0] == before]:
                 self._share_scale(name, after + name[1:])

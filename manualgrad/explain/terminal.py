@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from manualgrad.explain.blocks import beside, block, is_small, number, summary
+from manualgrad.explain.blocks import Block, beside, block, is_small, summary
+from manualgrad.explain.displayed_numbers import displayed
 from manualgrad.explain.equation_checks import (
     calls_of,
     error_comes_from,
@@ -22,28 +23,41 @@ if TYPE_CHECKING:
     from manualgrad.trace import Trace, TracedLayer
 
 
+INDENT = " " * 4
+
+
 class Line(NamedTuple):
     text: str
     style: str = ""  # rich's name for it
 
 
+Part = Line | list[Block]
+
+
 def plain(trace: Trace) -> str:
     """The four steps, without colours."""
-    return "\n".join(line.text for line in _lines(trace))
+    return "\n".join(line.text for line in _laid_out(trace, width=100))
 
 
-def coloured(trace: Trace) -> Any:
-    """The same for rich; negative numbers stand out."""
-    from rich.console import Group
+def coloured(trace: Trace, width: int) -> Iterator[Any]:
+    """The same as lines for rich, laid out for a terminal of this width; negative numbers stand out."""
     from rich.text import Text
 
-    lines = [Text(line.text, line.style, no_wrap=True, overflow="ignore") for line in _lines(trace)]
-    for line in lines:
-        line.highlight_regex(r"(?<![\w.])-\d[\w.+-]*", "blue")
-    return Group(*lines)
+    for line in _laid_out(trace, width):
+        text = Text(line.text, line.style)
+        text.highlight_regex(r"(?<![\w.])-\d[\w.+-]*", "blue")
+        yield text
 
 
-def _lines(trace: Trace) -> Iterator[Line]:
+def _laid_out(trace: Trace, width: int) -> Iterator[Line]:
+    for part in _parts(trace):
+        if isinstance(part, Line):
+            yield part
+        else:
+            yield from (Line(f"{INDENT}{text}".rstrip()) for text in beside(part, width - len(INDENT)))
+
+
+def _parts(trace: Trace) -> Iterator[Part]:
     yield Line(f"One training step of {trace.optimizer}. Examples are rows.", "bold")
     yield from _forward(trace)
     yield from _loss(trace)
@@ -51,15 +65,12 @@ def _lines(trace: Trace) -> Iterator[Line]:
     yield from _update(trace)
 
 
-def _forward(trace: Trace) -> Iterator[Line]:
+def _forward(trace: Trace) -> Iterator[Part]:
     yield from _heading("1. FORWARD", "z = w a + b with the a of the layer below;  a = sigma(z)")
     for i, layer in enumerate(trace.layers):
-        note = (
-            "" if i == 0 or input_is_output_of(layer, trace.layers[i - 1]) else ", its input is not the layer below's a"
-        )
-        yield _layer(
-            layer, f": {layer.weight_before.size(1)} -> {layer.weight_before.size(0)}, {layer.activation}{note}"
-        )
+        (m, n), below = layer.weight_before.shape, trace.layers[i - 1]
+        note = "" if i == 0 or input_is_output_of(layer, below) else "; its input is not the a of the layer before"
+        yield _layer(layer, f": {n} -> {m}, {layer.activation}{note}")
         yield from _arrays(
             ("input a", layer.inputs),
             ("w", layer.weight_before),
@@ -70,17 +81,17 @@ def _forward(trace: Trace) -> Iterator[Line]:
         )
 
 
-def _loss(trace: Trace) -> Iterator[Line]:
+def _loss(trace: Trace) -> Iterator[Part]:
     last = trace.layers[-1]
     yield from _heading("2. LOSS AND OUTPUT ERROR", "delta = dC/da * sigma'(z)")
-    yield Line(f"\n  C = {number(trace.loss.item())}  ({trace.loss_name})")
+    yield Line(f"\n  C = {displayed(trace.loss.item())}  ({trace.loss_name})")
     if outputs_are_those_of(trace):
         yield from _arrays(("y", trace.targets), ("a", last.a), ("dC/da", last.cost_gradient), *_error(last))
     else:
         yield from _arrays(("y", trace.targets), ("outputs", trace.outputs), ("dC/d outputs", trace.output_gradient))
 
 
-def _backward(trace: Trace) -> Iterator[Line]:
+def _backward(trace: Trace) -> Iterator[Part]:
     yield from _heading(
         "3. BACKPROPAGATED ERROR AND GRADIENTS",
         "delta = (w^T delta of the layer above) * sigma'(z);  dC/dw = delta a^T,  dC/db = delta, summed over the examples",
@@ -91,16 +102,13 @@ def _backward(trace: Trace) -> Iterator[Line]:
         if i + 1 < len(layers) and not error_comes_from(layer, layers[i + 1]):
             note = ": dC/da has come through more than the layer above"
         yield _layer(layer, note)
-        of_error = (
-            ()
-            if i == len(layers) - 1 and outputs_are_those_of(trace)
-            else (("dC/da", layer.cost_gradient), *_error(layer))
-        )
-        yield from _arrays(*of_error, ("dC/dw", layer.grad_weight), ("dC/db", layer.grad_bias))
+        if i + 1 < len(layers) or not outputs_are_those_of(trace):  # else it is the output error
+            yield from _arrays(("dC/da", layer.cost_gradient), *_error(layer))
+        yield from _arrays(("dC/dw", layer.grad_weight), ("dC/db", layer.grad_bias))
 
 
-def _update(trace: Trace) -> Iterator[Line]:
-    if all(update_is_plain(layer, trace) for layer in trace.layers if layer.trained):
+def _update(trace: Trace) -> Iterator[Part]:
+    if trace.lr is not None and all(update_is_plain(layer, trace) for layer in trace.layers if layer.trained):
         rule = f"w := w - eta dC/dw,  b := b - eta dC/db,  eta = {trace.lr:.6g}"
     else:
         rule = f"w and b := what {trace.optimizer} makes of dC/dw and dC/db"
@@ -110,10 +118,9 @@ def _update(trace: Trace) -> Iterator[Line]:
             continue
         calls = len(calls_of(layer, trace))
         note = f": dC/dw and dC/db are sums over its {calls} calls" if calls > 1 else ""
-        yield _layer(
-            layer,
-            note if layer.trained else ": w is left as it is (frozen, not the optimizer's, or without a gradient)",
-        )
+        if not layer.trained:
+            note = ": w stays (frozen, not the optimizer's, or without a gradient)"
+        yield _layer(layer, note)
         weight_gradient, bias_gradient = total_gradients(layer, trace)
         yield from _arrays(("w", layer.weight_before), ("dC/dw", weight_gradient), ("w after", layer.weight_after))
         yield from _arrays(("b", layer.bias_before), ("dC/db", bias_gradient), ("b after", layer.bias_after))
@@ -130,17 +137,15 @@ def _heading(title: str, equation: str) -> Iterator[Line]:
 
 
 def _layer(layer: TracedLayer, note: str) -> Line:
+    name = f"layer {layer.name!r}" if layer.name else "the model itself"
     again = f", call {layer.call + 1}" if layer.call else ""
-    return Line(
-        f"\n  layer {layer.name!r}{again}{note}" if layer.name else f"\n  the model itself{again}{note}", "bold"
-    )
+    return Line(f"\n  {name}{again}{note}", "bold")
 
 
-def _arrays(*named: tuple[str, Tensor | None], derivative: Tensor | None = None) -> Iterator[Line]:
-    """Small arrays whole and side by side, then a line for each large one."""
+def _arrays(*named: tuple[str, Tensor | None], derivative: Tensor | None = None) -> Iterator[Part]:
+    """Small arrays whole, to stand side by side, then a line for each large one."""
     present = [(name, x) for name, x in named if x is not None]
-    for line in beside([block(name, x) for name, x in present if is_small(x)]):
-        yield Line(f"    {line}".rstrip())
+    yield [block(name, x) for name, x in present if is_small(x)]
     for name, x in present:
         if not is_small(x):
-            yield Line(f"    {summary(name, x, derivative if name == 'a' else None)}")
+            yield Line(f"{INDENT}{summary(name, x, derivative if name == 'a' else None)}")

@@ -36,7 +36,11 @@ def gradient(q: Quantities, layer: int, name: str, rows: int, *, is_product: boo
         sentence=(
             "The gradient of a weight is the error at its upper end times the activation at its lower end"
             + (f", summed over the {rows} examples of the batch." if rows > 1 else ".")
-            + (" The gradient of a bias is the error itself" + (", summed likewise." if rows > 1 else ".") if has_bias else "")
+            + (
+                " The gradient of a bias is the error itself" + (", summed likewise." if rows > 1 else ".")
+                if has_bias
+                else ""
+            )
         ),
         equations=equations,
         matrices=matrices,
@@ -98,5 +102,3 @@ def _notes(q: Quantities, rows: int, is_product: bool) -> list[str]:
             "and the gradient is the sum over all uses."
         )
     return notes
-
-

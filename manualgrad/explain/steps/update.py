@@ -17,7 +17,13 @@ def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bo
     for before, slope, after in letters:
         old, gradient, new = f"{before}{layer}", f"{slope}{layer}", f"{after}{layer}"
         show = grids.matrix if before == "w" else grids.column
-        line: Line = [show(q, new, of_term(new)), "←", show(q, old, of_term(old)), ",", show(q, gradient, of_term(gradient))]
+        line: Line = [
+            show(q, new, of_term(new)),
+            "←",
+            show(q, old, of_term(old)),
+            ",",
+            show(q, gradient, of_term(gradient)),
+        ]
         if is_plain:
             equations.append(row(of_term(new), "≔", of_term(old), "−", identifier("η"), of_term(gradient)))
             line = [
