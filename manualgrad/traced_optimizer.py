@@ -50,7 +50,7 @@ def copied_optimizer(optimizer: Optimizer, model: nn.Module, memo: dict[int, Any
 def described(optimizer: Optimizer) -> str:
     """For example "GradientDescent(lr=0.5, momentum=0.9)": its class, lr, and the options that are not as by default."""
     options = []
-    for key, option in inspect.signature(type(optimizer)).parameters.items():
+    for key, option in list(inspect.signature(type(optimizer)).parameters.items())[1:]:  # without params
         values = {_written(group[key]) for group in optimizer.param_groups if key in group}
         if values and (key == "lr" or values != {_written(option.default)}):
             options.append(f"{key}={' or '.join(sorted(values))}")
