@@ -69,16 +69,6 @@ class Trace:
         """Everything, as JSON. NaN and infinities are written as null, since JSON has neither."""
         return json.dumps(finite(self.to_dict()), allow_nan=False)
 
-    def __str__(self) -> str:
-        from manualgrad.explain.terminal import plain
-
-        return plain(self)
-
-    def __rich__(self) -> Any:
-        from manualgrad.explain.terminal import coloured
-
-        return coloured(self)
-
     def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
         """Write one self-contained page that shows the step. Raises MissingExtraError without the `demo` extra."""
         from manualgrad.explain.page import write_page

@@ -141,9 +141,7 @@ def _column_names(q: Quantities, first: int, last: int) -> list[str]:
     return [*names, "o"] if last == len(q.chained) and not q.outputs_chained else names
 
 
-def _column(
-    q: Quantities, look: Look, name: str, x: float, ys: list[float], radius: float, has_text: bool
-) -> Column:
+def _column(q: Quantities, look: Look, name: str, x: float, ys: list[float], radius: float, has_text: bool) -> Column:
     shows = look.neurons(name)
     axis = q[q.drawn(name)].columns
     layer = int(name[1:]) if name[0] == "a" else 0

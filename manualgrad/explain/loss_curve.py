@@ -36,7 +36,9 @@ def loss_curve(costs: list[float]) -> LossCurve:
     for i, cost in enumerate(costs):
         x = LEFT + (WIDTH - LEFT - RIGHT) * i / max(1, len(costs) - 1)
         height = 0.0 if high == low else (cost - low) / (high - low)
-        points.append((round(x, 1), round(HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM), 1)) if math.isfinite(cost) else None)
+        points.append(
+            (round(x, 1), round(HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM), 1)) if math.isfinite(cost) else None
+        )
     pieces: list[list[str]] = [[]]
     for point in points:
         if point is None:

@@ -40,7 +40,11 @@ def formula_of(traces: Sequence[Trace]) -> Formula | None:
 
 def _gives(formula: Formula, trace: Trace) -> bool:
     outputs = trace.outputs.double()
-    targets = trace.targets if not trace.targets.is_floating_point() and trace.targets.dim() < outputs.dim() else trace.targets.double()
+    targets = (
+        trace.targets
+        if not trace.targets.is_floating_point() and trace.targets.dim() < outputs.dim()
+        else trace.targets.double()
+    )
     outputs.requires_grad_()
     try:
         with torch.enable_grad():
@@ -50,7 +54,9 @@ def _gives(formula: Formula, trace: Trace) -> bool:
         return False  # not a loss for outputs and targets of these shapes
     tolerance = 16 * torch.finfo(trace.outputs.dtype).eps
     largest = gradient.abs().max().item()
-    return torch.allclose(value, trace.loss.double(), rtol=tolerance, atol=tolerance, equal_nan=True) and torch.allclose(
+    return torch.allclose(
+        value, trace.loss.double(), rtol=tolerance, atol=tolerance, equal_nan=True
+    ) and torch.allclose(
         gradient, trace.output_gradient.double(), rtol=tolerance, atol=tolerance * largest, equal_nan=True
     )
 
@@ -59,12 +65,22 @@ def _mean_over_batch(*parts: Math | str) -> Parts:
     return (fraction(literal(1), identifier("r")), sum_over("i"), *parts)
 
 
+def _mean_squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    QuadraticLoss().check(outputs, targets)  # nothing is broadcast
+    return F.mse_loss(outputs, targets)
+
+
 def _softmax(a: Math) -> Math:
     return row(identifier("softmax"), "(", a, ")")
 
 
 def _quadratic(a: Math, y: Math) -> Parts:
-    return (fraction(literal(1), row(literal(2), identifier("r"))), sum_over("i"), sum_over("k"), squared(row("(", a, "−", y, ")")))
+    return (
+        fraction(literal(1), row(literal(2), identifier("r"))),
+        sum_over("i"),
+        sum_over("k"),
+        squared(row("(", a, "−", y, ")")),
+    )
 
 
 def _cross_entropy(a: Math, y: Math) -> Parts:
@@ -73,28 +89,44 @@ def _cross_entropy(a: Math, y: Math) -> Parts:
 
 def _binary(a: Math, y: Math) -> Parts:
     sigma = row(identifier("σ"), "(", a, ")")
-    likelihood = row(y, identifier("log"), sigma, "+", "(", literal(1), "−", y, ")", identifier("log"), "(", literal(1), "−", sigma, ")")
+    likelihood = row(
+        y,
+        identifier("log"),
+        sigma,
+        "+",
+        "(",
+        literal(1),
+        "−",
+        y,
+        ")",
+        identifier("log"),
+        "(",
+        literal(1),
+        "−",
+        sigma,
+        ")",
+    )
     return (operator("−"), identifier("mean"), "[", likelihood, "]")
 
 
 _FORMULAS = (
-    Formula(_quadratic, lambda a, y: (fraction(row(a, "−", y), identifier("r")),), QuadraticLoss().value, True),
+    Formula(_quadratic, lambda a, y: (fraction(row(a, "−", y), identifier("r")),), QuadraticLoss(), True),
     Formula(
         lambda a, y: (identifier("mean"), squared(row("(", a, "−", y, ")"))),
         lambda a, y: (fraction(row(literal(2), "(", a, "−", y, ")"), identifier("N")),),
-        F.mse_loss,
+        _mean_squared,
         False,
     ),
     Formula(
         _cross_entropy,
         lambda a, y: (fraction(row(_softmax(a), "−", y), identifier("r")),),
-        SoftmaxCrossEntropyLoss().value,
+        SoftmaxCrossEntropyLoss(),
         False,
     ),
     Formula(
         _binary,
         lambda a, y: (fraction(row(identifier("σ"), "(", a, ")", "−", y), identifier("N")),),
-        BinaryCrossEntropyLoss().value,
+        BinaryCrossEntropyLoss(),
         False,
     ),
 )

@@ -48,7 +48,9 @@ def forward(q: Quantities, layer: int, name: str, activation: str) -> Step:
 
 
 def _written(q: Quantities, layer: int, activation: str, has_bias: bool) -> list:
-    below, w, b, z, a = (q.drawn(term) for term in (q.input_term(layer), f"w{layer}", f"b{layer}", f"z{layer}", f"a{layer}"))
+    below, w, b, z, a = (
+        q.drawn(term) for term in (q.input_term(layer), f"w{layer}", f"b{layer}", f"z{layer}", f"a{layer}")
+    )
     index = position(q, f"{z}:*:@")
     count = q[f"w{layer}"].columns.size
     terms = [

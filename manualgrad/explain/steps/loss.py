@@ -74,7 +74,9 @@ def _look(depth: int, outputs: str, gradient: str) -> Look:
 def _notes(q: Quantities, formula: Formula | None, has_classes: bool) -> list[str]:
     notes = []
     if formula is None:
-        notes.append("The formula of this loss is not known to this page; its value and gradient are what the step computed.")
+        notes.append(
+            "The formula of this loss is not known to this page; its value and gradient are what the step computed."
+        )
     if has_classes:
         notes.append("The targets are class indices. They are shown as rows y with a 1 at the class.")
     if not q.outputs_chained:
