@@ -30,21 +30,30 @@ def error_comes_from(layer: TracedLayer, above: TracedLayer) -> bool:
     return _rounds_to(layer.cost_gradient, delta @ weight, delta.abs() @ weight.abs())
 
 
-def gradient_is_outer_product(layer: TracedLayer) -> bool:
-    """Whether dC/dw = delta^T a of this call: false for a layer used twice, whose gradient is the sum over its calls."""
-    delta, a = as_rows(layer.delta).double(), as_rows(layer.inputs).double()
-    return _rounds_to(layer.grad_weight, delta.T @ a, delta.abs().T @ a.abs())
+def calls_of(layer: TracedLayer, trace: Trace) -> list[TracedLayer]:
+    return [other for other in trace.layers if other.name == layer.name]
 
 
-def update_is_plain(layer: TracedLayer, lr: float | None) -> bool:
-    """Whether the new parameters are w - eta dC/dw and b - eta dC/db."""
+def total_gradients(layer: TracedLayer, trace: Trace) -> tuple[Tensor, Tensor | None]:
+    """dC/dw and dC/db, summed over all calls of the layer."""
+    calls = calls_of(layer, trace)
+    biases = [call.grad_bias for call in calls if call.grad_bias is not None]
+    return torch.stack([call.grad_weight for call in calls]).sum(0), torch.stack(biases).sum(0) if biases else None
+
+
+def update_is_plain(layer: TracedLayer, trace: Trace) -> bool:
+    """Whether the new parameters are w - eta dC/dw and b - eta dC/db, with the gradients summed over the layer's calls."""
+    lr = trace.lr
     if lr is None:
         return False
-    pairs = [(layer.weight_before, layer.grad_weight, layer.weight_after)]
-    if layer.bias_before is not None and layer.grad_bias is not None and layer.bias_after is not None:
-        pairs.append((layer.bias_before, layer.grad_bias, layer.bias_after))
+    weight_gradient, bias_gradient = total_gradients(layer, trace)
+    pairs = [(layer.weight_before, weight_gradient, layer.weight_after)]
+    if layer.bias_before is not None and bias_gradient is not None and layer.bias_after is not None:
+        pairs.append((layer.bias_before, bias_gradient, layer.bias_after))
     return all(
-        _rounds_to(after, before.double() - lr * gradient.double(), before.double().abs() + abs(lr) * gradient.double().abs())
+        _rounds_to(
+            after, before.double() - lr * gradient.double(), before.double().abs() + abs(lr) * gradient.double().abs()
+        )
         for before, gradient, after in pairs
     )
 

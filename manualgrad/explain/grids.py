@@ -64,7 +64,7 @@ def matrix(q: Quantities, term: str, symbol: Math, *, transposed: bool = False) 
 def column(q: Quantities, term: str, symbol: Math) -> Grid:
     """The chosen example's column, or a bias."""
     quantity = q[term]
-    row = "0" if term[0] in "bvB" else "*"
+    row = "0" if term[0] in "bvBV" else "*"
     keys = [[f"{term}:{row}:{j}"] for j in range(quantity.columns.count)]
     return _grid(q, term, symbol, keys, quantity.columns, Axis(1))
 

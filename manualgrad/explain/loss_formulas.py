@@ -65,6 +65,11 @@ def _mean_over_batch(*parts: Math | str) -> Parts:
     return (fraction(literal(1), identifier("r")), sum_over("i"), *parts)
 
 
+def _mean_squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    QuadraticLoss().check(outputs, targets)  # nothing is broadcast
+    return F.mse_loss(outputs, targets)
+
+
 def _softmax(a: Math) -> Math:
     return row(identifier("softmax"), "(", a, ")")
 
@@ -105,23 +110,23 @@ def _binary(a: Math, y: Math) -> Parts:
 
 
 _FORMULAS = (
-    Formula(_quadratic, lambda a, y: (fraction(row(a, "−", y), identifier("r")),), QuadraticLoss().value, True),
+    Formula(_quadratic, lambda a, y: (fraction(row(a, "−", y), identifier("r")),), QuadraticLoss(), True),
     Formula(
         lambda a, y: (identifier("mean"), squared(row("(", a, "−", y, ")"))),
         lambda a, y: (fraction(row(literal(2), "(", a, "−", y, ")"), identifier("N")),),
-        F.mse_loss,
+        _mean_squared,
         False,
     ),
     Formula(
         _cross_entropy,
         lambda a, y: (fraction(row(_softmax(a), "−", y), identifier("r")),),
-        SoftmaxCrossEntropyLoss().value,
+        SoftmaxCrossEntropyLoss(),
         False,
     ),
     Formula(
         _binary,
         lambda a, y: (fraction(row(identifier("σ"), "(", a, ")", "−", y), identifier("N")),),
-        BinaryCrossEntropyLoss().value,
+        BinaryCrossEntropyLoss(),
         False,
     ),
 )

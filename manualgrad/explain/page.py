@@ -10,9 +10,11 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from manualgrad.explain.equation_checks import as_rows
 from manualgrad.explain.loss_curve import loss_curve
 from manualgrad.explain.page_data import page_data
 from manualgrad.explain.quantities import Quantities
@@ -38,11 +40,13 @@ def write_page(traces: Sequence[Trace], path: str | os.PathLike[str], *, title: 
     _check(traces)
     q = Quantities(traces)
     curve = loss_curve([trace.loss.double().item() for trace in traces])
+    steps = steps_of(traces, q)
     page = _render(
-        title=title or "One training step, explained" if len(traces) == 1 else title or "A training run, explained",
-        traces=traces,
-        layers=list(enumerate(traces[0].layers, start=1)),
-        steps=steps_of(traces, q),
+        title=title or ("One training step, explained" if len(traces) == 1 else "A training run, explained"),
+        summary=_summary(traces),
+        steps=steps,
+        phases=[list(phase) for _, phase in groupby(steps, key=lambda step: step.phase)],
+        count=len(traces),
         curve=curve,
         q=q,
         data=page_data(q, curve),
@@ -63,6 +67,15 @@ def _render(**content: Any) -> str:
     script = environment.get_template("page.js").render()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     return environment.get_template("page.html").render(script=script, script_hash=f"sha256-{digest}", **content)
+
+
+def _summary(traces: Sequence[Trace]) -> str:
+    layers = traces[0].layers
+    sizes = " → ".join(str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers)))
+    rows = as_rows(layers[-1].a).size(0)
+    examples = "1 example" if rows == 1 else f"a batch of {rows} examples"
+    steps = "" if len(traces) == 1 else f"{len(traces)} training steps. "
+    return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
 
 
 def _check(traces: Sequence[Trace]) -> None:

@@ -26,10 +26,10 @@ def _axes(q: Quantities, name: str) -> list[str | None]:
     if q.drawn(term) != name or term in ("C", "eta"):
         return [None, None]
     letter = term[0]
-    if letter in "wuW":
+    if letter in "wuWU":
         layer = int(term[1:])
         return [f"a{layer}", q.input_term(layer)]
-    if letter in "bvB":
+    if letter in "bvBV":
         return [None, f"a{term[1:]}"]
     if term in ("y", "o", "og"):
         return ["*", q.output_term()]

@@ -6,6 +6,7 @@ A quantity is named by its term: a letter and the layer, counted from 1 (0 is th
     s     sigma'(z)                             d   delta = dC/dz     W B     after it
     x     input of a layer that is not the      u   dC/dw             y o     targets and outputs
           output of the layer below             v   dC/db             og      dC/d outputs
+    U V   u and v summed over all calls of a layer that is used more than once
     C     the cost, a single number             eta the learning rate, if the optimizer has one
 
 Where the drawing shows only some of the neurons, their numbers are a quantity of their own, with a tilde: "w1~".
@@ -134,6 +135,11 @@ def _parameters(trace: Trace) -> Iterator[tuple[str, Tensor]]:
         for letter, vector in (("b", layer.bias_before), ("v", layer.grad_bias), ("B", layer.bias_after)):
             if vector is not None:
                 yield f"{letter}{number}", vector.unsqueeze(0)
+        if len(checks.calls_of(layer, trace)) > 1:
+            weight_gradient, bias_gradient = checks.total_gradients(layer, trace)
+            yield f"U{number}", weight_gradient
+            if bias_gradient is not None:
+                yield f"V{number}", bias_gradient.unsqueeze(0)
 
 
 def are_class_indices(trace: Trace) -> bool:

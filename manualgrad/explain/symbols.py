@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manualgrad.explain.mathml import Math, partial, row, symbol
+from manualgrad.explain.mathml import Math, partial, row, sum_over, symbol
 
 
 LETTERS = {"a": "a", "x": "x", "z": "z", "w": "w", "W": "w", "b": "b", "B": "b", "d": "δ", "y": "y", "o": "a"}
@@ -16,6 +16,9 @@ def of_term(term: str, index: Math | None = None) -> Math:
     if letter in "guv":
         below = {"g": "a", "u": "w", "v": "b"}[letter]
         return partial(symbol(below, layer, term, index=index), term)
+    if letter in "UV":
+        calls = symbol({"U": "w", "V": "b"}[letter], layer, term, index=index)
+        return row(sum_over("calls"), partial(calls, term))
     if letter == "s":
         return row(symbol("σ′", None, term), "(", symbol("z", layer, f"z{layer}", index=index), ")")
     if term == "o":

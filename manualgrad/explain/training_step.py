@@ -27,18 +27,17 @@ def steps_of(traces: Sequence[Trace], q: Quantities) -> list[Step]:
     depth = len(layers)
     rows = [checks.as_rows(layer.delta).size(0) for layer in first.layers]
 
-    def everywhere(holds, *indices: int) -> bool:
-        return all(holds(*(trace.layers[index] for index in indices)) for trace in traces)
-
     steps = [forward(q, i, layer.name, layer.activation) for i, layer in layers]
     steps.append(loss(q, first.loss_name, formula_of(traces), rows[-1], has_classes=are_class_indices(first)))
     for i, layer in reversed(layers):
-        is_backpropagated = i < depth and everywhere(checks.error_comes_from, i - 1, i)
+        is_backpropagated = i < depth and all(
+            checks.error_comes_from(trace.layers[i - 1], trace.layers[i]) for trace in traces
+        )
         steps.append(error(q, i, layer.name, is_backpropagated=is_backpropagated))
     for i, layer in layers:
-        is_product = everywhere(checks.gradient_is_outer_product, i - 1)
-        steps.append(gradient(q, i, layer.name, rows[i - 1], is_product=is_product))
+        steps.append(gradient(q, i, layer.name, rows[i - 1], calls=len(checks.calls_of(layer, first))))
     for i, layer in layers:
-        is_plain = all(checks.update_is_plain(trace.layers[i - 1], trace.lr) for trace in traces)
-        steps.append(update(q, i, layer.name, first.optimizer, is_plain=is_plain))
+        if layer.call == 0:
+            is_plain = all(checks.update_is_plain(trace.layers[i - 1], trace) for trace in traces)
+            steps.append(update(q, i, layer.name, first.optimizer, is_plain=is_plain, is_trained=layer.trained))
     return steps

@@ -10,8 +10,8 @@ from manualgrad.explain.steps.step import Line, Step, written_sum
 from manualgrad.explain.symbols import of_term
 
 
-def gradient(q: Quantities, layer: int, name: str, rows: int, *, is_product: bool) -> Step:
-    """`rows`: examples in the batch. `is_product`: dC/dw is delta a^T of this one call of the layer."""
+def gradient(q: Quantities, layer: int, name: str, rows: int, *, calls: int) -> Step:
+    """`rows`: examples in the batch. `calls`: how often the layer is used in this training step."""
     below, d, u, v = q.input_term(layer), f"d{layer}", f"u{layer}", f"v{layer}"
     has_bias = v in q
     over = (sum_over("i", str(rows)),) if rows > 1 else ()
@@ -19,7 +19,7 @@ def gradient(q: Quantities, layer: int, name: str, rows: int, *, is_product: boo
     matrices: list[Line] = [
         [
             grids.matrix(q, u, of_term(u)),
-            "=" if is_product and rows == q.examples else "⟸",
+            "=" if rows == q.examples else "⟸",
             grids.batch(q, d, of_term(d), transposed=True),
             grids.batch(q, below, transposed(of_term(below))),
         ]
@@ -44,11 +44,11 @@ def gradient(q: Quantities, layer: int, name: str, rows: int, *, is_product: boo
         ),
         equations=equations,
         matrices=matrices,
-        written=_written(q, layer, rows, has_bias) if is_product else [],
+        written=_written(q, layer, rows, has_bias),
         drawing=draw(q, _look(layer, below, has_bias), layer),
         row=f"a{layer}",
         column=below,
-        notes=_notes(q, rows, is_product),
+        notes=_notes(q, rows, calls),
     )
 
 
@@ -88,7 +88,7 @@ def _look(layer: int, below: str, has_bias: bool) -> Look:
     )
 
 
-def _notes(q: Quantities, rows: int, is_product: bool) -> list[str]:
+def _notes(q: Quantities, rows: int, calls: int) -> list[str]:
     notes = []
     if q.examples < rows:
         notes.append(
@@ -96,9 +96,8 @@ def _notes(q: Quantities, rows: int, is_product: bool) -> list[str]:
         )
     elif rows > 1:
         notes.append("Column i of δ times row i of aᵀ is the share of example i; the matrix product adds them up.")
-    if not is_product:
+    if calls > 1:
         notes.append(
-            "This gradient is not δ aᵀ of this one call: the layer is used more than once, or its weight is shared, "
-            "and the gradient is the sum over all uses."
+            f"This layer is used {calls} times. This is the gradient of one call; the update takes the sum over all."
         )
     return notes

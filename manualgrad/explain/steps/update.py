@@ -10,9 +10,10 @@ from manualgrad.explain.steps.step import Line, Step
 from manualgrad.explain.symbols import of_term
 
 
-def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bool) -> Step:
-    """`is_plain`: the new parameters are w - eta dC/dw."""
-    letters = [("w", "u", "W"), *([("b", "v", "B")] if f"b{layer}" in q else [])]
+def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bool, is_trained: bool) -> Step:
+    """`is_plain`: the new parameters are w - eta dC/dw. `is_trained`: the optimizer has this layer."""
+    weight_gradient, bias_gradient = ("U", "V") if f"U{layer}" in q else ("u", "v")
+    letters = [("w", weight_gradient, "W"), *([("b", bias_gradient, "B")] if f"b{layer}" in q else [])]
     equations, matrices, written = [], [], []
     for before, slope, after in letters:
         old, gradient, new = f"{before}{layer}", f"{slope}{layer}", f"{after}{layer}"
@@ -43,7 +44,7 @@ def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bo
         short=str(layer),
         heading=f"Update of layer {layer}",
         name=name,
-        sentence=_sentence(optimizer, is_plain),
+        sentence=_sentence(optimizer, is_plain, is_trained),
         equations=equations,
         matrices=matrices,
         written=written,
@@ -53,7 +54,9 @@ def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bo
     )
 
 
-def _sentence(optimizer: str, is_plain: bool) -> str:
+def _sentence(optimizer: str, is_plain: bool, is_trained: bool) -> str:
+    if not is_trained:
+        return f"{optimizer} leaves this weight as it is: it is frozen, belongs to another optimizer, or the cost does not see it."
     if is_plain:
         return f"A step downhill: every weight moves against its gradient, by the learning rate η times it. Taken by {optimizer}."
     return f"{optimizer} made the new weights from the old ones and the gradient; its rule is not w − η ∂C/∂w alone."

@@ -1,7 +1,7 @@
 // What the pointer or the keyboard is on, lit up wherever it appears: in the equation, the matrices and the drawing.
 const tip = document.getElementById("tip");
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
-const LETTERS = { W: "new w", B: "new b", u: "∂C/∂w", v: "∂C/∂b", g: "∂C/∂a", s: "σ′", d: "δ", o: "output" };
+const LETTERS = { W: "new w", B: "new b", u: "∂C/∂w", v: "∂C/∂b", U: "∑ ∂C/∂w", V: "∑ ∂C/∂b", g: "∂C/∂a", s: "σ′", d: "δ", o: "output" };
 
 function nameOf(term) {
   if (term === "og") return "∂C/∂a";
@@ -14,10 +14,10 @@ function describe([name, i, j]) {
   const [rows, columns] = data.labels[name];
   const value = typeset(valueAt([name, i, j]));
   if (term === "C" || term === "eta") return `${nameOf(term)} = ${value}`;
-  const isMean = (columns[j] + ("wuW".includes(term[0]) ? rows[i] : "")).includes("–");
+  const isMean = (columns[j] + ("wuWU".includes(term[0]) ? rows[i] : "")).includes("–");
   let where = `[${columns[j]}]`;
-  if ("wuW".includes(term[0])) where = `[${rows[i]}, ${columns[j]}]`;
-  else if (!"bvB".includes(term[0]) && data.examples > 1) where += ` of example ${rows[i]}`;
+  if ("wuWU".includes(term[0])) where = `[${rows[i]}, ${columns[j]}]`;
+  else if (!"bvBV".includes(term[0]) && data.examples > 1) where += ` of example ${rows[i]}`;
   return `${isMean ? "mean of " : ""}${nameOf(term)} ${where} = ${value}`;
 }
 
