@@ -89,7 +89,9 @@ def _traced(
     """The step, on a model, a loss and an optimizer of our own."""
     calls: list[Call] = []
     layers = {
-        name.replace("_orig_mod.", "").removesuffix("_orig_mod"): module  # without what torch.compile puts around a module
+        name.replace("_orig_mod.", "").removesuffix(
+            "_orig_mod"
+        ): module  # without what torch.compile puts around a module
         for name, module in model.named_modules()
         if isinstance(module, Dense)
     }
