@@ -23,6 +23,15 @@ def typeset(number: str) -> str:
     return f"{mantissa}{e}{int(exponent)}".replace("-", "−") if e else number.replace("-", "−")
 
 
+def brief(number: str) -> str:
+    """The same where there is little room, as in a circle: three significant digits, or two and an exponent."""
+    x = float(number)
+    if "n" in number or x == 0:
+        return typeset(number)
+    is_plain = 0.01 <= abs(float(f"{x:.3g}")) < 1000
+    return typeset(f"{x:.3g}" if is_plain else f"{x:.1e}")
+
+
 def intensity(x: float, scale: float) -> float | None:
     """Where `x` lies on the colour scale: -1 to 1, with 0 for 0. None for NaN."""
     if math.isnan(x):

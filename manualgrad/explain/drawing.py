@@ -108,9 +108,9 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
     names = _column_names(q, first, last)
     counts = {name: q[q.drawn(name)].columns.count for name in names}
     has_text = max(counts.values()) <= LARGE
-    radius, between, apart = (21.0, 92.0, 138.0) if has_text else (8.0, 29.0, 110.0)
+    radius, between, apart = (24.0, 98.0, 142.0) if has_text else (8.0, 29.0, 110.0)
     height = between * max(counts.values()) + 44
-    left = 40.0 if has_text else 48.0
+    left = 44.0 if has_text else 48.0
     columns = []
     for i, name in enumerate(names):
         top = (height - 44 - between * counts[name]) / 2 + between / 2

@@ -40,11 +40,7 @@ def formula_of(traces: Sequence[Trace]) -> Formula | None:
 
 def _gives(formula: Formula, trace: Trace) -> bool:
     outputs = trace.outputs.double()
-    targets = (
-        trace.targets
-        if not trace.targets.is_floating_point() and trace.targets.dim() < outputs.dim()
-        else trace.targets.double()
-    )
+    targets = trace.targets.double() if trace.targets.shape == outputs.shape else trace.targets
     outputs.requires_grad_()
     try:
         with torch.enable_grad():
@@ -89,24 +85,12 @@ def _cross_entropy(a: Math, y: Math) -> Parts:
 
 def _binary(a: Math, y: Math) -> Parts:
     sigma = row(identifier("σ"), "(", a, ")")
-    likelihood = row(
-        y,
-        identifier("log"),
-        sigma,
-        "+",
-        "(",
-        literal(1),
-        "−",
-        y,
-        ")",
-        identifier("log"),
-        "(",
-        literal(1),
-        "−",
-        sigma,
-        ")",
+    one = literal(1)
+    of_ones, of_zeros = (
+        row(y, identifier("log"), sigma),
+        row("(", one, "−", y, ")", identifier("log"), "(", one, "−", sigma, ")"),
     )
-    return (operator("−"), identifier("mean"), "[", likelihood, "]")
+    return (operator("−"), identifier("mean"), "[", of_ones, "+", of_zeros, "]")
 
 
 _FORMULAS = (

@@ -22,7 +22,7 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
             row(of_term(gradient), "=", *formula.gradient(of_term(outputs), of_term("y"))),
         ]
     index = position(q, f"{q.drawn(gradient)}:*:@")
-    written = [row(of_term(gradient, index), "=")]
+    written = [row(of_term(gradient, index, in_line=True), "=")]
     if formula and formula.is_difference:
         a, y = (number(q, f"{q.drawn(term)}:*:@") for term in (outputs, "y"))
         written.append(row("(", a, "−", number(q, f"{q.drawn('y')}:*:@", factor=True), ")", "/", literal(rows)))
@@ -42,17 +42,17 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
         equations=equations,
         matrices=[
             [
-                grids.column(q, outputs, of_term(outputs)),
+                grids.column(q, outputs, of_term(outputs, in_line=True)),
                 ",",
-                grids.column(q, "y", of_term("y")),
+                grids.column(q, "y", of_term("y", in_line=True)),
                 "→",
-                grids.column(q, gradient, of_term(gradient)),
+                grids.column(q, gradient, of_term(gradient, in_line=True)),
             ]
         ],
         written=[written],
         drawing=draw(q, _look(depth, outputs, gradient), depth),
         row=outputs,
-        batch=[grids.batch(q, term, of_term(term)) for term in (outputs, "y", gradient)],
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (outputs, "y", gradient)],
         notes=_notes(q, formula, has_classes),
     )
 
