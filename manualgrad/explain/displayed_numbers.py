@@ -33,9 +33,11 @@ def brief(number: str) -> str:
 
 
 def intensity(x: float, scale: float) -> float | None:
-    """Where `x` lies on the colour scale: -1 to 1, with 0 for 0. None for NaN."""
+    """Where `x` lies on the colour scale: -1 to 1, with 0 for 0. None for NaN.
+
+    It is the square root of |x| / scale, with x's sign: small numbers beside a large one keep a colour that can be seen."""
     if math.isnan(x):
         return None
     if math.isinf(x):
         return math.copysign(1.0, x)
-    return 0.0 if scale == 0 else round(max(-1.0, min(1.0, x / scale)), 3)
+    return 0.0 if scale == 0 else round(math.copysign(math.sqrt(min(1.0, abs(x) / scale)), x), 3)

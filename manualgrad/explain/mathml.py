@@ -91,7 +91,7 @@ def sum_over(index: str, upto: str | None = None) -> Math:
     """Σ with its index below and, if given, its last value above."""
     sign = operator("∑")
     if upto is None:
-        return Math("munder", (sign, identifier(index)))
+        return Math("munder", (sign, row(*(identifier(letter) for letter in index))))
     return Math("munderover", (sign, row(identifier(index), "=", literal(1)), literal(upto)))
 
 

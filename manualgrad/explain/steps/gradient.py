@@ -15,7 +15,8 @@ def gradient(q: Quantities, layer: int, name: str, rows: int, *, calls: int) -> 
     below, d, u, v = q.input_term(layer), f"d{layer}", f"u{layer}", f"v{layer}"
     has_bias = v in q
     over = (sum_over("i", str(rows)),) if rows > 1 else ()
-    equations = [row(of_term(u), "=", *over, of_term(d), transposed(of_term(below)))]
+    example = identifier("i") if rows > 1 else None
+    equations = [row(of_term(u), "=", *over, of_term(d, example), transposed(of_term(below, example)))]
     matrices: list[Line] = [
         [
             grids.matrix(q, u, of_term(u, in_line=True)),
@@ -25,7 +26,7 @@ def gradient(q: Quantities, layer: int, name: str, rows: int, *, calls: int) -> 
         ]
     ]
     if has_bias:
-        equations.append(row(of_term(v), "=", *over, of_term(d)))
+        equations.append(row(of_term(v), "=", *over, of_term(d, example)))
         matrices.append(
             [
                 grids.column(q, v, of_term(v, in_line=True)),

@@ -17,8 +17,9 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
     outputs, gradient = q.output_term(), q.output_gradient_term()
     equations = [row(identifier("C"), "=", cost)]
     if formula:
+        of_output = row(identifier("i"), identifier("k"))
         equations = [
-            row(identifier("C"), "=", *formula.cost(of_term(outputs), of_term("y")), "=", cost),
+            row(identifier("C"), "=", *formula.cost(of_term(outputs, of_output), of_term("y", of_output)), "=", cost),
             row(of_term(gradient), "=", *formula.gradient(of_term(outputs), of_term("y"))),
         ]
     index = position(q, f"{q.drawn(gradient)}:*:@")
@@ -53,7 +54,7 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
         drawing=draw(q, _look(depth, outputs, gradient), depth),
         row=outputs,
         batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (outputs, "y", gradient)],
-        notes=_notes(q, formula, has_classes),
+        notes=_notes(q, formula, rows, has_classes),
     )
 
 
@@ -71,11 +72,14 @@ def _look(depth: int, outputs: str, gradient: str) -> Look:
     )
 
 
-def _notes(q: Quantities, formula: Formula | None, has_classes: bool) -> list[str]:
+def _notes(q: Quantities, formula: Formula | None, rows: int, has_classes: bool) -> list[str]:
     notes = []
     if formula is None:
+        notes.append("This loss is not one whose formula the page knows. Its value and gradient are those of the step.")
+    else:
+        width = q[q.output_term()].columns.size
         notes.append(
-            "The formula of this loss is not known to this page; its value and gradient are what the step computed."
+            f"i counts the examples, r = {rows} of them, and k the outputs; all in all N = {rows * width} outputs."
         )
     if has_classes:
         notes.append("The targets are class indices. They are shown as rows y with a 1 at the class.")

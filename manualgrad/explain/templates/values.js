@@ -27,7 +27,7 @@ function brief(text) {
 function intensity(text, scale) {
   if (text === "nan") return null;
   if (text.endsWith("inf")) return text === "inf" ? 1 : -1;
-  return scale === 0 ? 0 : Math.max(-1, Math.min(1, Number(text) / scale));
+  return scale === 0 ? 0 : Math.sign(text) * Math.sqrt(Math.min(1, Math.abs(text) / scale));
 }
 
 function showNumbers(section) {
