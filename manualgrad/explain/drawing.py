@@ -91,6 +91,7 @@ class Gap:
 class Drawing:
     width: float
     height: float
+    bottom: float
     radius: float
     has_text: bool
     columns: list[Column]
@@ -108,12 +109,13 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
     names = _column_names(q, first, last)
     counts = {name: q[q.drawn(name)].columns.count for name in names}
     has_text = max(counts.values()) <= LARGE
-    radius, between, apart = (21.0, 92.0, 138.0) if has_text else (8.0, 29.0, 110.0)
-    height = between * max(counts.values()) + 44
-    left = 40.0 if has_text else 48.0
+    radius, between, apart = (24.0, 98.0, 142.0) if has_text else (8.0, 29.0, 110.0)
+    bottom = 44.0 if any(not q[q.drawn(name)].columns.is_whole for name in names) else 30.0
+    height = between * max(counts.values()) + bottom
+    left = 44.0 if has_text else 48.0
     columns = []
     for i, name in enumerate(names):
-        top = (height - 44 - between * counts[name]) / 2 + between / 2
+        top = (height - bottom - between * counts[name]) / 2 + between / 2
         ys = [top + between * j for j in range(counts[name])]
         columns.append(_column(q, look, name, left + apart * i, ys, radius, has_text))
     at = {column.term: column for column in columns}
@@ -128,7 +130,7 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
     ]
     width = 2 * left + apart * (len(names) - 1)
     notes = [f"Layers {first} to {last} of {depth} are drawn."] if (first, last) != (1, depth) else []
-    return Drawing(width, height, radius, has_text, columns, lines, gaps, look.caption, notes)
+    return Drawing(width, height, bottom, radius, has_text, columns, lines, gaps, look.caption, notes)
 
 
 def _column_names(q: Quantities, first: int, last: int) -> list[str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from manualgrad.explain.displayed_numbers import displayed, intensity, typeset
+from manualgrad.explain.displayed_numbers import brief, displayed, intensity, typeset
 from manualgrad.explain.mathml import Math
 from manualgrad.explain.quantities import Quantities
 from manualgrad.explain.thinning import Axis, how_shown
@@ -20,6 +20,7 @@ class Cell:
 
     key: str
     text: str
+    brief: str  # the same with fewer digits
     intensity: float | None  # on the colour scale, -1 to 1; None for NaN
 
 
@@ -50,7 +51,7 @@ def cell(q: Quantities, key: str) -> Cell:
     name, i, j = key.split(":")
     quantity = q[name]
     text = quantity.numbers[0][0 if i == "*" else int(i)][int(j)]
-    return Cell(key, typeset(text), intensity(float(text), quantity.scale))
+    return Cell(key, typeset(text), brief(text), intensity(float(text), quantity.scale))
 
 
 def matrix(q: Quantities, term: str, symbol: Math, *, transposed: bool = False) -> Grid:

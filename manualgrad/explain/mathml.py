@@ -13,6 +13,7 @@ from manualgrad.explain.quantities import Quantities
 
 
 _CHOSEN = ("*", "@", "%")
+_BETWEEN = ("=", "+", "−", "·", "⊙", "≔", "←")
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,8 @@ def row(*parts: Math | str) -> Math:
 
 
 def operator(sign: str) -> Math:
-    return Math("mo", (sign,))
+    """A sign with room on both sides, also where it begins or ends an element; a bracket without."""
+    return Math("mo", (sign,), {"form": "infix"} if sign in _BETWEEN else {})
 
 
 def identifier(letter: str) -> Math:
@@ -55,11 +57,16 @@ def transposed(x: Math) -> Math:
     return Math("msup", (row("(", x, ")"), identifier("T")))
 
 
-def partial(x: Math, term: str) -> Math:
-    """∂C/∂x, as one term."""
+def partial(x: Math, term: str, *, in_line: bool = False) -> Math:
+    """∂C/∂x, as one term: a fraction, or with a slash."""
     above = row(identifier("∂"), identifier("C"))
-    below = Math("mrow", (identifier("∂"), _without_term(x)))
-    return Math("mfrac", (above, below), {"data-t": term, "class": "term"})
+    below = row(identifier("∂"), Math(x.tag, x.children))
+    attributes = {"data-t": term, "class": "term"}
+    return (
+        Math("mrow", (above, operator("/"), below), attributes)
+        if in_line
+        else Math("mfrac", (above, below), attributes)
+    )
 
 
 def number(q: Quantities, key: str, *, factor: bool = False) -> Math:
@@ -84,7 +91,7 @@ def sum_over(index: str, upto: str | None = None) -> Math:
     """Σ with its index below and, if given, its last value above."""
     sign = operator("∑")
     if upto is None:
-        return Math("munder", (sign, identifier(index)))
+        return Math("munder", (sign, row(*(identifier(letter) for letter in index))))
     return Math("munderover", (sign, row(identifier(index), "=", literal(1)), literal(upto)))
 
 
@@ -94,7 +101,3 @@ def fraction(above: Math, below: Math) -> Math:
 
 def squared(x: Math) -> Math:
     return Math("msup", (x, literal(2)))
-
-
-def _without_term(x: Math) -> Math:
-    return Math(x.tag, x.children, {})

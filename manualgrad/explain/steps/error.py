@@ -21,19 +21,19 @@ def error(q: Quantities, layer: int, name: str, *, is_backpropagated: bool) -> S
         source = ["(", transposed(of_term(w_above)), of_term(d_above), ")"]
         matrices.append(
             [
-                grids.column(q, g, of_term(g)),
+                grids.column(q, g, of_term(g, in_line=True)),
                 "=",
                 grids.matrix(q, w_above, transposed(of_term(w_above)), transposed=True),
-                grids.column(q, d_above, of_term(d_above)),
+                grids.column(q, d_above, of_term(d_above, in_line=True)),
             ]
         )
     matrices.append(
         [
-            grids.column(q, d, of_term(d)),
+            grids.column(q, d, of_term(d, in_line=True)),
             "=",
-            grids.column(q, g, of_term(g)),
+            grids.column(q, g, of_term(g, in_line=True)),
             "⊙",
-            grids.column(q, s, of_term(s)),
+            grids.column(q, s, of_term(s, in_line=True)),
         ]
     )
     return Step(
@@ -48,7 +48,7 @@ def error(q: Quantities, layer: int, name: str, *, is_backpropagated: bool) -> S
         written=[_written(q, layer, is_backpropagated)],
         drawing=draw(q, _look(layer), layer),
         row=f"a{layer}",
-        batch=[grids.batch(q, term, of_term(term)) for term in (g, s, d)],
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (g, s, d)],
         notes=_notes(q, layer, is_backpropagated),
     )
 
@@ -71,7 +71,8 @@ def _written(q: Quantities, layer: int, is_backpropagated: bool) -> list[Math]:
     if is_backpropagated:
         w, d_above = q.drawn(f"w{layer + 1}"), q.drawn(f"d{layer + 1}")
         terms = [
-            (number(q, f"{w}:{j}:@"), "·", number(q, f"{d_above}:*:{j}", factor=True)) for j in range(q[w].rows.count)
+            (number(q, f"{w}:{j}:@", factor=j > 0), "·", number(q, f"{d_above}:*:{j}", factor=True))
+            for j in range(q[w].rows.count)
         ]
         first, *others = written_sum(terms, q[w].rows.size)
         parts += [row("(", first), *others, row(")", "·", number(q, f"{s}:*:@"), "=")]

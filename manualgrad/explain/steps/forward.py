@@ -19,11 +19,11 @@ def forward(q: Quantities, layer: int, name: str, activation: str) -> Step:
         row(of_term(a), "=", sigma, "(", of_term(z), ")"),
     ]
     product = [
-        grids.column(q, z, of_term(z)),
+        grids.column(q, z, of_term(z, in_line=True)),
         "=",
-        grids.matrix(q, w, of_term(w)),
-        grids.column(q, below, of_term(below)),
-        *(("+", grids.column(q, b, of_term(b))) if has_bias else ()),
+        grids.matrix(q, w, of_term(w, in_line=True)),
+        grids.column(q, below, of_term(below, in_line=True)),
+        *(("+", grids.column(q, b, of_term(b, in_line=True))) if has_bias else ()),
     ]
     return Step(
         anchor=f"forward-{layer}",
@@ -37,12 +37,21 @@ def forward(q: Quantities, layer: int, name: str, activation: str) -> Step:
             + f". Then it applies its activation function, here σ = {activation}."
         ),
         equations=equations,
-        matrices=[product, [grids.column(q, a, of_term(a)), "=", "σ (", grids.column(q, z, of_term(z)), ")"]],
+        matrices=[
+            product,
+            [
+                grids.column(q, a, of_term(a, in_line=True)),
+                "=",
+                "σ (",
+                grids.column(q, z, of_term(z, in_line=True)),
+                ")",
+            ],
+        ],
         written=_written(q, layer, activation, has_bias),
         drawing=draw(q, _look(layer, below), layer),
         row=a,
         column=below,
-        batch=[grids.batch(q, term, of_term(term)) for term in (below, z, a)],
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (below, z, a)],
         notes=_notes(q, layer),
     )
 
@@ -54,7 +63,8 @@ def _written(q: Quantities, layer: int, activation: str, has_bias: bool) -> list
     index = position(q, f"{z}:*:@")
     count = q[f"w{layer}"].columns.size
     terms = [
-        (number(q, f"{w}:@:{k}"), "·", number(q, f"{below}:*:{k}", factor=True)) for k in range(q[w].columns.count)
+        (number(q, f"{w}:@:{k}", factor=k > 0), "·", number(q, f"{below}:*:{k}", factor=True))
+        for k in range(q[w].columns.count)
     ]
     bias = [row("+", number(q, f"{b}:0:@", factor=True))] if has_bias else []
     return [

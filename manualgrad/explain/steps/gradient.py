@@ -15,18 +15,25 @@ def gradient(q: Quantities, layer: int, name: str, rows: int, *, calls: int) -> 
     below, d, u, v = q.input_term(layer), f"d{layer}", f"u{layer}", f"v{layer}"
     has_bias = v in q
     over = (sum_over("i", str(rows)),) if rows > 1 else ()
-    equations = [row(of_term(u), "=", *over, of_term(d), transposed(of_term(below)))]
+    example = identifier("i") if rows > 1 else None
+    equations = [row(of_term(u), "=", *over, of_term(d, example), transposed(of_term(below, example)))]
     matrices: list[Line] = [
         [
-            grids.matrix(q, u, of_term(u)),
+            grids.matrix(q, u, of_term(u, in_line=True)),
             "=" if rows == q.examples else "⟸",
             grids.batch(q, d, of_term(d), transposed=True),
             grids.batch(q, below, transposed(of_term(below))),
         ]
     ]
     if has_bias:
-        equations.append(row(of_term(v), "=", *over, of_term(d)))
-        matrices.append([grids.column(q, v, of_term(v))])
+        equations.append(row(of_term(v), "=", *over, of_term(d, example)))
+        matrices.append(
+            [
+                grids.column(q, v, of_term(v, in_line=True)),
+                "= the columns, added up, of" if rows > 1 else "=",
+                of_term(d),
+            ]
+        )
     return Step(
         anchor=f"gradient-{layer}",
         phase="Gradient",
@@ -57,10 +64,12 @@ def _written(q: Quantities, layer: int, rows: int, has_bias: bool) -> list[list[
     row_index, column_index = position(q, f"{d}:*:@"), position(q, f"{below}:*:%")
     both = row(row_index, identifier(","), column_index)
     examples = range(q.examples)
-    products = [(number(q, f"{d}:{i}:@"), "·", number(q, f"{below}:{i}:%", factor=True)) for i in examples]
+    products = [
+        (number(q, f"{d}:{i}:@", factor=i > 0), "·", number(q, f"{below}:{i}:%", factor=True)) for i in examples
+    ]
     lines = [
         [
-            row(of_term(f"u{layer}", both), "="),
+            row(of_term(f"u{layer}", both, in_line=True), "="),
             *written_sum(products, rows),
             row("=", number(q, f"{u}:@:%")),
         ]
@@ -68,7 +77,11 @@ def _written(q: Quantities, layer: int, rows: int, has_bias: bool) -> list[list[
     if has_bias:
         errors = [(number(q, f"{d}:{i}:@", factor=i > 0),) for i in examples]
         lines.append(
-            [row(of_term(f"v{layer}", row_index), "="), *written_sum(errors, rows), row("=", number(q, f"{v}:0:@"))]
+            [
+                row(of_term(f"v{layer}", row_index, in_line=True), "="),
+                *written_sum(errors, rows),
+                row("=", number(q, f"{v}:0:@")),
+            ]
         )
     return lines
 

@@ -17,12 +17,13 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
     outputs, gradient = q.output_term(), q.output_gradient_term()
     equations = [row(identifier("C"), "=", cost)]
     if formula:
+        of_output = row(identifier("i"), identifier("k"))
         equations = [
-            row(identifier("C"), "=", *formula.cost(of_term(outputs), of_term("y")), "=", cost),
+            row(identifier("C"), "=", *formula.cost(of_term(outputs, of_output), of_term("y", of_output)), "=", cost),
             row(of_term(gradient), "=", *formula.gradient(of_term(outputs), of_term("y"))),
         ]
     index = position(q, f"{q.drawn(gradient)}:*:@")
-    written = [row(of_term(gradient, index), "=")]
+    written = [row(of_term(gradient, index, in_line=True), "=")]
     if formula and formula.is_difference:
         a, y = (number(q, f"{q.drawn(term)}:*:@") for term in (outputs, "y"))
         written.append(row("(", a, "−", number(q, f"{q.drawn('y')}:*:@", factor=True), ")", "/", literal(rows)))
@@ -42,18 +43,18 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
         equations=equations,
         matrices=[
             [
-                grids.column(q, outputs, of_term(outputs)),
+                grids.column(q, outputs, of_term(outputs, in_line=True)),
                 ",",
-                grids.column(q, "y", of_term("y")),
+                grids.column(q, "y", of_term("y", in_line=True)),
                 "→",
-                grids.column(q, gradient, of_term(gradient)),
+                grids.column(q, gradient, of_term(gradient, in_line=True)),
             ]
         ],
         written=[written],
         drawing=draw(q, _look(depth, outputs, gradient), depth),
         row=outputs,
-        batch=[grids.batch(q, term, of_term(term)) for term in (outputs, "y", gradient)],
-        notes=_notes(q, formula, has_classes),
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (outputs, "y", gradient)],
+        notes=_notes(q, formula, rows, has_classes),
     )
 
 
@@ -71,11 +72,14 @@ def _look(depth: int, outputs: str, gradient: str) -> Look:
     )
 
 
-def _notes(q: Quantities, formula: Formula | None, has_classes: bool) -> list[str]:
+def _notes(q: Quantities, formula: Formula | None, rows: int, has_classes: bool) -> list[str]:
     notes = []
     if formula is None:
+        notes.append("This loss is not one whose formula the page knows. Its value and gradient are those of the step.")
+    else:
+        width = q[q.output_term()].columns.size
         notes.append(
-            "The formula of this loss is not known to this page; its value and gradient are what the step computed."
+            f"i counts the examples, r = {rows} of them, and k the outputs; all in all N = {rows * width} outputs."
         )
     if has_classes:
         notes.append("The targets are class indices. They are shown as rows y with a 1 at the class.")

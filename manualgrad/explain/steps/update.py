@@ -19,20 +19,20 @@ def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bo
         old, gradient, new = f"{before}{layer}", f"{slope}{layer}", f"{after}{layer}"
         show = grids.matrix if before == "w" else grids.column
         line: Line = [
-            show(q, new, of_term(new)),
+            show(q, new, of_term(new, in_line=True)),
             "←",
-            show(q, old, of_term(old)),
+            show(q, old, of_term(old, in_line=True)),
             ",",
-            show(q, gradient, of_term(gradient)),
+            show(q, gradient, of_term(gradient, in_line=True)),
         ]
         if is_plain:
             equations.append(row(of_term(new), "≔", of_term(old), "−", identifier("η"), of_term(gradient)))
             line = [
-                show(q, new, of_term(new)),
+                show(q, new, of_term(new, in_line=True)),
                 "=",
-                show(q, old, of_term(old)),
+                show(q, old, of_term(old, in_line=True)),
                 row("−", number(q, "eta:0:0"), "·"),
-                show(q, gradient, of_term(gradient)),
+                show(q, gradient, of_term(gradient, in_line=True)),
             ]
             written.append(_written(q, layer, before, slope, after))
         else:

@@ -16,17 +16,25 @@ function typeset(text) {
   return special ?? text.replace(/e([+-])0*/, (_, sign) => (sign === "-" ? "e-" : "e")).replaceAll("-", "−");
 }
 
+function brief(text) {
+  const x = Number(text);
+  if (!Number.isFinite(x) || x === 0) return typeset(text);
+  const rounded = Number(x.toPrecision(3));
+  const isPlain = Math.abs(rounded) >= 0.01 && Math.abs(rounded) < 1000;
+  return typeset(isPlain ? String(rounded) : x.toExponential(1));
+}
+
 function intensity(text, scale) {
   if (text === "nan") return null;
   if (text.endsWith("inf")) return text === "inf" ? 1 : -1;
-  return scale === 0 ? 0 : Math.max(-1, Math.min(1, Number(text) / scale));
+  return scale === 0 ? 0 : Math.sign(text) * Math.sqrt(Math.min(1, Math.abs(text) / scale));
 }
 
 function showNumbers(section) {
   for (const element of section.querySelectorAll("[data-k]")) {
     const place = resolve(element.dataset.k, section);
     const text = valueAt(place);
-    const shown = typeset(text);
+    const shown = element.classList.contains("brief") ? brief(text) : typeset(text);
     if (element.hasAttribute("style")) {
       const v = intensity(text, data.scales[place[0]]);
       element.style.setProperty("--v", (v ?? 0).toFixed(3));
@@ -43,6 +51,7 @@ function showNumbers(section) {
     element.textContent = data.labels[name][j ? 1 : 0][place[j ? 2 : 1]];
   }
   for (const element of section.querySelectorAll(".which")) if (element.matches("output")) element.textContent = chosen.example + 1;
+  for (const row of section.querySelectorAll(".batch tr")) row.classList.toggle("chosen", row.rowIndex === chosen.example);
   for (const element of section.querySelectorAll("[data-n]")) {
     const [column, j] = element.dataset.n.split(":");
     const isIn = column === section.dataset.row || column === section.dataset.column;
