@@ -43,7 +43,9 @@ def few_digits(pixels: int, classes: int, count: int) -> tuple[Tensor, Tensor]:
     of_each = [(labels == digit).nonzero().squeeze(1).tolist() for digit in range(classes)]
     in_turn = [index for same_rank in zip(*of_each, strict=False) for index in same_rank]
     if not 1 <= count <= len(in_turn):
-        raise ValueError(f"Expected from 1 to {len(in_turn)} examples of {classes} digits, got {count}. Ask for as many as there are.")
+        raise ValueError(
+            f"Expected from 1 to {len(in_turn)} examples of {classes} digits, got {count}. Ask for as many as there are."
+        )
     chosen = torch.tensor(in_turn[:count])
     pictures = torch.tensor(images, dtype=torch.float32)[chosen].view(-1, 1, SIDE, SIDE) / 16
     return F.adaptive_avg_pool2d(pictures, side).flatten(1), labels[chosen]
