@@ -96,6 +96,14 @@ def _check(options: argparse.Namespace) -> None:
         require("jinja2", extra="demo", purpose="manualgrad explain --out")
     if options.plot is not None:
         require("matplotlib", extra="demo", purpose="manualgrad explain --plot")
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        if options.plot.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+            raise ValueError(
+                f"Expected --plot to end in a format that matplotlib writes, such as .png, .svg or .pdf, got {options.plot}."
+            )
+    if options.checkpoint is not None:
+        require("lightning", extra="demo", purpose="manualgrad explain --checkpoint")
 
 
 def _traces(options: argparse.Namespace) -> list[Trace]:
@@ -119,7 +127,6 @@ def _fresh(options: argparse.Namespace) -> tuple[MLP, Loss]:
 
 
 def _from_checkpoint(path: Path) -> tuple[MLP, Loss]:
-    require("lightning", extra="demo", purpose="manualgrad explain --checkpoint")
     from manualgrad.lightning.checkpoint import load_backprop_module
 
     module = load_backprop_module(path)
@@ -133,7 +140,7 @@ def _batch(sizes: Sequence[int], loss: Loss, examples: int) -> tuple[Tensor, Ten
     if isinstance(loss, SoftmaxCrossEntropyLoss):
         if features == 1:
             raise ValueError(
-                "Expected at least two features out for --loss cross_entropy, got 1. Make the last layer size 2 or more."
+                "Expected at least two features out for the cross-entropy, got 1. Make the last layer size 2 or more."
             )
         return inputs, digits
     targets = digits.unsqueeze(1) if features == 1 else F.one_hot(digits, features)
