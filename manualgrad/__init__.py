@@ -16,6 +16,7 @@ from manualgrad.lazy_dense import LazyDense
 from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP
+from manualgrad.trace import Trace, TracedLayer, trace
 from manualgrad.train_step import TrainStep
 
 
@@ -34,6 +35,8 @@ __all__ = [
     "GradientDescent",
     "QuadraticLoss",
     "SoftmaxCrossEntropyLoss",
+    "Trace",
+    "TracedLayer",
     "TrainStep",
     "activations",
     "check_backward",
@@ -44,4 +47,5 @@ __all__ = [
     "forbid_densify",
     "keep_factored",
     "revert",
+    "trace",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import random
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch import Tensor, nn
 from manualgrad.comparison_result import Comparison, Row
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import pass_on_requests
+from manualgrad.on_copies import RandomStates, checked_loss, copied, each_tensor
 from manualgrad.reference import by_autograd
 
 
@@ -31,8 +31,8 @@ def compare(
     By hand: the model as it is. By autograd: the same model and loss with every backward pass that is written by hand
     switched off, so that a `Dense` is a plain linear layer and its activation. Truth: the latter in float64.
 
-    Works on copies: the model, the loss if it is a module, gradients, buffers and training flag, and torch's and Python's
-    random states, are left as they were. All three ways see the same random numbers (dropout), as far as a device
+    Works on copies: the model, the loss if it is a module, gradients, buffers and training flag, and torch's, Python's
+    and NumPy's random states, are left as they were. All three ways see the same random numbers (dropout), as far as a device
     draws the same ones in float64.
 
     Where an optimizer has asked for factored gradients (`GradientDescent`, `keep_factored`), so does the comparison: what is
@@ -58,7 +58,7 @@ def compare(
             f"compare expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass the model itself."
         )
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
-    with _RandomStates(model) as random_states, torch.inference_mode(False), torch.enable_grad():
+    with RandomStates(model) as random_states, torch.inference_mode(False), torch.enable_grad():
         hand_loss, names, by_hand = _gradients(model, loss, arguments, targets)
         with by_autograd():
             random_states.rewind()
@@ -95,7 +95,8 @@ def _gradients(
         for module in (model, loss):
             for tensor in (*module.parameters(), *module.buffers()) if isinstance(module, nn.Module) else ():
                 tensor.data = _widened(tensor.data)
-    arguments = tuple(_leaf(argument) for argument in _each(_copied, arguments, widened))
+    take = _widened_copy if widened else copied
+    arguments = tuple(_leaf(argument) for argument in each_tensor(take, arguments))
     named: list[tuple[str, Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     named += [
         (f"input[{i}]" if len(arguments) > 1 else "input", x)
@@ -103,12 +104,7 @@ def _gradients(
         if isinstance(x, Tensor) and x.requires_grad
     ]
     names, leaves = [name for name, _ in named], [leaf for _, leaf in named]
-    value = loss(model(*arguments), _each(_copied, targets, widened))
-    if not isinstance(value, Tensor) or value.dim() != 0 or value.is_complex():
-        came = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-        raise ValueError(
-            f"compare expected the loss to be a real 0-dimensional tensor, got {came}. Average it, for example with .mean()."
-        )
+    value = checked_loss(loss(model(*arguments), each_tensor(take, targets)), "compare")
     if not leaves or not value.requires_grad:
         raise ValueError(
             "compare expected a loss that depends on a parameter with requires_grad or on a floating point input, "
@@ -121,29 +117,14 @@ def _gradients(
     return float(value.detach()), names, zeros_where_unused
 
 
-def _each(function: Callable[[Tensor, bool], Tensor], x: Any, widened: bool) -> Any:
-    """`function` of every tensor in `x`, through tuples, lists and dicts."""
-    if isinstance(x, Tensor):
-        return function(x, widened)
-    if isinstance(x, tuple) and hasattr(x, "_fields"):
-        return type(x)(*(_each(function, item, widened) for item in x))
-    if isinstance(x, tuple | list):
-        return type(x)(_each(function, item, widened) for item in x)
-    if isinstance(x, dict):
-        return {key: _each(function, item, widened) for key, item in x.items()}
-    return x
-
-
-def _copied(x: Tensor, widened: bool) -> Tensor:
-    """A copy without history; also out of inference mode, where autograd could not use it."""
-    x = x.detach().clone()
-    return _widened(x) if widened else x
-
-
 def _widened(x: Tensor) -> Tensor:
     if x.is_complex():
         return x.to(torch.complex128)
     return x.to(torch.float64) if x.is_floating_point() else x
+
+
+def _widened_copy(x: Tensor) -> Tensor:
+    return _widened(copied(x))
 
 
 def _leaf(x: Any) -> Any:
@@ -182,25 +163,3 @@ def _relative(difference: float, scale: float) -> float:
     if difference == 0:
         return 0.0
     return difference / scale if scale > 0 else float("inf")
-
-
-class _RandomStates:
-    """Keeps torch's random states, the model's devices included, and Python's; `rewind` goes back to the start."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
-
-    def __enter__(self) -> _RandomStates:
-        self.python = random.getstate()
-        self.cpu = torch.random.get_rng_state()
-        self.others = {device: torch.get_device_module(device).get_rng_state(device) for device in self.devices}
-        return self
-
-    def rewind(self) -> None:
-        random.setstate(self.python)
-        torch.random.set_rng_state(self.cpu)
-        for device, state in self.others.items():
-            torch.get_device_module(device).set_rng_state(state, device)
-
-    def __exit__(self, *exception: object) -> None:
-        self.rewind()

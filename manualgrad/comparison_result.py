@@ -49,7 +49,7 @@ class Comparison:
 
     def to_json(self) -> str:
         """Everything, as JSON. Infinite errors are written as null, since JSON has no infinity."""
-        return json.dumps(_finite(self.to_dict()), indent=2, allow_nan=False)
+        return json.dumps(finite(self.to_dict()), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
         cells = [_HEADER, *(_cells(row) for row in self.rows)]
@@ -132,10 +132,10 @@ def _cells(row: Row) -> tuple[str, ...]:
     )
 
 
-def _finite(x: Any) -> Any:
+def finite(x: Any) -> Any:
     """`x` with infinities and NaN replaced by None."""
     if isinstance(x, dict):
-        return {key: _finite(value) for key, value in x.items()}
+        return {key: finite(value) for key, value in x.items()}
     if isinstance(x, list | tuple):
-        return [_finite(value) for value in x]
+        return [finite(value) for value in x]
     return None if isinstance(x, float) and not math.isfinite(x) else x

@@ -13,8 +13,6 @@ import manualgrad as mg
 from manualgrad.recording import live, record
 
 
-
-
 def test_a_replay_computes_anew_on_the_same_memory() -> None:
     x, w = torch.randn(4, 3), torch.randn(3, 3)
 

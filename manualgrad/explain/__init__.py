@@ -1,0 +1,1 @@
+"""A Trace, shown: on a page."""

@@ -1,0 +1,178 @@
+"""The network as a picture: a column of circles for each layer, a line for each weight.
+
+What the circles and lines show depends on the step (`Look`). A large layer is drawn with a few of its neurons, a deep network
+with the layers around the one in question; the captions say so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from manualgrad.explain.grids import Cell, cell
+from manualgrad.explain.quantities import Quantities
+
+
+MOST_LAYERS = 4
+LARGE = 6  # with more neurons than this in a column there is no room for numbers
+
+
+@dataclass(frozen=True)
+class Shows:
+    """The term that a column or a layer of lines shows, and whether it is what this step is about."""
+
+    term: str | None  # None: not yet known
+    active: bool = False
+    minor: tuple[tuple[str, str], ...] = ()  # (label, term) of further numbers under a circle
+
+
+@dataclass(frozen=True)
+class Look:
+    neurons: Callable[[str], Shows]  # of a column, named by its term: "a0", "x2", "a3", "o"
+    weights: Callable[[int], Shows]  # of a layer, counted from 1
+    biases: Callable[[int], Shows]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Minor:
+    y: float
+    label: str
+    term: str
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class Neuron:
+    x: float
+    y: float
+    name: str
+    cell: Cell | None
+    minor: list[Minor]
+    bias: Cell | None
+
+
+@dataclass(frozen=True)
+class Column:
+    term: str
+    shows: Shows
+    terms: str  # all that its circles stand for, for highlighting
+    bias_term: str
+    neurons: list[Neuron]
+    x: float
+    title: str
+    note: str | None
+
+
+@dataclass(frozen=True)
+class Weight:
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+    cell: Cell
+    label: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Lines:
+    shows: Shows
+    weights: list[Weight]
+
+
+@dataclass(frozen=True)
+class Gap:
+    """Where parts that are not Dense stand between two layers."""
+
+    x: float
+
+
+@dataclass(frozen=True)
+class Drawing:
+    width: float
+    height: float
+    bottom: float
+    radius: float
+    has_text: bool
+    columns: list[Column]
+    lines: list[Lines]
+    gaps: list[Gap]
+    caption: str
+    notes: list[str]
+
+
+def draw(q: Quantities, look: Look, around: int) -> Drawing:
+    """The layers around layer `around`, counted from 1."""
+    depth = len(q.chained)
+    first = max(1, min(around - MOST_LAYERS // 2, depth - MOST_LAYERS + 1))
+    last = min(depth, first + MOST_LAYERS - 1)
+    names = _column_names(q, first, last)
+    counts = {name: q[q.drawn(name)].columns.count for name in names}
+    has_text = max(counts.values()) <= LARGE
+    radius, between, apart = (24.0, 98.0, 142.0) if has_text else (8.0, 29.0, 110.0)
+    bottom = 44.0 if any(not q[q.drawn(name)].columns.is_whole for name in names) else 30.0
+    height = between * max(counts.values()) + bottom
+    left = 44.0 if has_text else 48.0
+    columns = []
+    for i, name in enumerate(names):
+        top = (height - bottom - between * counts[name]) / 2 + between / 2
+        ys = [top + between * j for j in range(counts[name])]
+        columns.append(_column(q, look, name, left + apart * i, ys, radius, has_text))
+    at = {column.term: column for column in columns}
+    lines = [
+        _lines(q, look.weights(layer), at[q.input_term(layer)], at[f"a{layer}"], radius, has_text)
+        for layer in range(first, last + 1)
+    ]
+    gaps = [
+        Gap((left_column.x + right_column.x) / 2)
+        for left_column, right_column in zip(columns, columns[1:], strict=False)
+        if right_column.term[0] in "xo"
+    ]
+    width = 2 * left + apart * (len(names) - 1)
+    notes = [f"Layers {first} to {last} of {depth} are drawn."] if (first, last) != (1, depth) else []
+    return Drawing(width, height, bottom, radius, has_text, columns, lines, gaps, look.caption, notes)
+
+
+def _column_names(q: Quantities, first: int, last: int) -> list[str]:
+    names = []
+    for layer in range(first, last + 1):
+        below = q.input_term(layer)
+        if below not in names:
+            names.append(below)
+        names.append(f"a{layer}")
+    return [*names, "o"] if last == len(q.chained) and not q.outputs_chained else names
+
+
+def _column(q: Quantities, look: Look, name: str, x: float, ys: list[float], radius: float, has_text: bool) -> Column:
+    shows = look.neurons(name)
+    axis = q[q.drawn(name)].columns
+    layer = int(name[1:]) if name[0] == "a" else 0
+    bias_term = look.biases(layer).term if layer else None
+    neurons = []
+    for j, y in enumerate(ys):
+        main = None if shows.term is None else cell(q, f"{q.drawn(shows.term)}:*:{j}")
+        minor = [
+            Minor(y + radius + 12 + 12 * i, label, term, cell(q, f"{q.drawn(term)}:*:{j}"))
+            for i, (label, term) in enumerate(shows.minor)
+            if has_text
+        ]
+        bias = cell(q, f"{q.drawn(bias_term)}:0:{j}") if bias_term in q and bias_term is not None else None
+        neurons.append(Neuron(x, y, axis.labels[j], main, minor, bias))
+    terms = " ".join([shows.term or name, *(term for _, term in shows.minor)])
+    title = {"a": f"layer {layer}" if layer else "input", "x": f"input of {name[1:]}", "o": "outputs"}[name[0]]
+    note = None if axis.is_whole else f"{axis.count} of {axis.size}"
+    return Column(name, shows, terms, bias_term or "", neurons, x, title, note)
+
+
+def _lines(q: Quantities, shows: Shows, below: Column, above: Column, radius: float, has_text: bool) -> Lines:
+    assert shows.term is not None
+    name = q.drawn(shows.term)
+    labelled = has_text and shows.active and len(below.neurons) * len(above.neurons) <= 12 and len(below.neurons) <= 4
+    weights = []
+    for j, to in enumerate(above.neurons):
+        for k, start in enumerate(below.neurons):
+            near = 0.36  # labels stand nearer to the upper layer, where the lines of one neuron fan out
+            label = (to.x + near * (start.x - to.x), to.y + near * (start.y - to.y)) if labelled else None
+            x1, x2 = start.x + radius, to.x - radius
+            weights.append(Weight(x1, start.y, x2, to.y, cell(q, f"{name}:{j}:{k}"), label))
+    return Lines(shows, weights)

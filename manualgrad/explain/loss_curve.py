@@ -1,0 +1,48 @@
+"""The cost over the training steps, as a small plot."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from manualgrad.explain.displayed_numbers import displayed, typeset
+
+
+WIDTH, HEIGHT = 320, 96
+LEFT, RIGHT, TOP, BOTTOM = 52, 10, 8, 30
+
+
+@dataclass(frozen=True)
+class LossCurve:
+    """Points (x, y) for each step, None where the cost is not finite; labels of the axes' ends."""
+
+    points: list[tuple[float, float] | None]
+    pieces: list[str]  # "x,y x,y ...": unbroken runs of finite points
+    low: str
+    high: str
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = LEFT
+    right: int = WIDTH - RIGHT
+    top: int = TOP
+    bottom: int = HEIGHT - BOTTOM
+
+
+def loss_curve(costs: list[float]) -> LossCurve:
+    """The vertical axis begins at 0, or at the smallest cost if that is negative."""
+    finite = [c for c in costs if math.isfinite(c)]
+    low, high = min([0.0, *finite]), max(finite, default=0.0)
+    points: list[tuple[float, float] | None] = []
+    for i, cost in enumerate(costs):
+        x = LEFT + (WIDTH - LEFT - RIGHT) * i / max(1, len(costs) - 1)
+        height = 0.0 if high == low else (cost - low) / (high - low)
+        points.append(
+            (round(x, 1), round(HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM), 1)) if math.isfinite(cost) else None
+        )
+    pieces: list[list[str]] = [[]]
+    for point in points:
+        if point is None:
+            pieces.append([])
+        else:
+            pieces[-1].append(f"{point[0]},{point[1]}")
+    return LossCurve(points, [" ".join(p) for p in pieces if p], typeset(displayed(low)), typeset(displayed(high)))

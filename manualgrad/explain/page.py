@@ -1,0 +1,102 @@
+"""Traces as a page: one HTML file that explains a training step, or a run of them, and needs nothing else.
+
+Python says what is on the page; `templates/` says how it looks. Markup is written by the templates alone, with everything
+escaped, and the page forbids itself any script but its own and any connection at all (its Content-Security-Policy), so a layer
+called `<script>` is a name and no more.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Sequence
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from manualgrad.explain.equation_checks import as_rows
+from manualgrad.explain.loss_curve import loss_curve
+from manualgrad.explain.page_data import page_data
+from manualgrad.explain.quantities import Quantities
+from manualgrad.explain.training_step import steps_of
+from manualgrad.extras import require
+
+
+if TYPE_CHECKING:
+    import os
+
+    from manualgrad.trace import Trace
+
+
+def write_page(traces: Sequence[Trace], path: str | os.PathLike[str], *, title: str | None = None) -> None:
+    """Writes the page to `path`. Several traces are training steps of one model, and get a slider.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+        ValueError: there is no trace, they are not of one model, or a batch is empty.
+        TypeError: complex numbers, which the page cannot draw.
+    """
+    require("jinja2", extra="demo", purpose="The page")
+    _check(traces)
+    q = Quantities(traces)
+    curve = loss_curve([trace.loss.double().item() for trace in traces])
+    steps = steps_of(traces, q)
+    page = _render(
+        title=title or ("One training step, explained" if len(traces) == 1 else "A training run, explained"),
+        summary=_summary(traces),
+        steps=steps,
+        phases=[list(phase) for _, phase in groupby(steps, key=lambda step: step.phase)],
+        count=len(traces),
+        curve=curve,
+        q=q,
+        data=page_data(q, curve),
+    )
+    Path(path).write_text(page, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
+
+
+def _render(**content: Any) -> str:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("manualgrad.explain"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    script = environment.get_template("page.js").render()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(script=script, script_hash=f"sha256-{digest}", **content)
+
+
+def _summary(traces: Sequence[Trace]) -> str:
+    layers = traces[0].layers
+    sizes = " → ".join(str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers)))
+    rows = as_rows(layers[-1].a).size(0)
+    examples = "1 example" if rows == 1 else f"a batch of {rows} examples"
+    steps = "" if len(traces) == 1 else f"{len(traces)} training steps. "
+    return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
+
+
+def _check(traces: Sequence[Trace]) -> None:
+    if not traces:
+        raise ValueError("write_page expected at least one trace, got none. Make one with manualgrad.trace(...).")
+    shapes = [[(layer.name, tuple(layer.weight_before.shape)) for layer in trace.layers] for trace in traces]
+    for number, other in enumerate(shapes):
+        if other != shapes[0]:
+            raise ValueError(
+                f"write_page expected traces of one model, got layers {shapes[0]} in the first and {other} in number {number + 1}. "
+                "Write a page for each model."
+            )
+    for trace in traces:
+        for layer in trace.layers:
+            if layer.z.is_complex():
+                raise TypeError(
+                    f"write_page expected real numbers, got {layer.z.dtype} in layer {layer.name!r}. "
+                    "Trace the real or the imaginary part."
+                )
+            if layer.z.numel() == 0:
+                raise ValueError(
+                    f"write_page expected at least one example, got z of shape {tuple(layer.z.shape)} in layer {layer.name!r}. "
+                    "Trace a step on a batch that is not empty."
+                )

@@ -1,0 +1,161 @@
+"""Every array that the page shows, as text: the first examples of a batch, large ones thinned, over all training steps.
+
+A quantity is named by its term: a letter and the layer, counted from 1 (0 is the input).
+
+    a z   activation and weighted sum           g   dC/da             w b     weight and bias before the step
+    s     sigma'(z)                             d   delta = dC/dz     W B     after it
+    x     input of a layer that is not the      u   dC/dw             y o     targets and outputs
+          output of the layer below             v   dC/db             og      dC/d outputs
+    U V   u and v summed over all calls of a layer that is used more than once
+    C     the cost, a single number             eta the learning rate, if the optimizer has one
+
+Where the drawing shows only some of the neurons, their numbers are a quantity of their own, with a tilde: "w1~".
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from manualgrad.explain import equation_checks as checks
+from manualgrad.explain.displayed_numbers import displayed
+from manualgrad.explain.equation_checks import as_rows
+from manualgrad.explain.thinning import Axis, drawn_axis, grid_axis
+
+
+if TYPE_CHECKING:
+    from manualgrad.trace import Trace
+
+
+LARGEST_BATCH = 8  # examples shown; of a larger batch the first ones
+
+
+@dataclass(frozen=True)
+class Quantity:
+    """numbers[t][i][j] for training step t; rows are examples, or the neurons of a weight; the scale is the largest |number|."""
+
+    term: str
+    rows: Axis
+    columns: Axis
+    numbers: list[list[list[str]]]
+    scale: float
+
+
+class Quantities(dict[str, Quantity]):
+    """All quantities by name, for a run of traces of one model."""
+
+    def __init__(self, traces: Sequence[Trace]) -> None:
+        super().__init__()
+        depth = len(traces[0].layers)
+        self.chained = [
+            upper > 0 and all(checks.input_is_output_of(t.layers[upper], t.layers[upper - 1]) for t in traces)
+            for upper in range(depth)
+        ]
+        self.outputs_chained = all(checks.outputs_are_those_of(trace) for trace in traces)
+        batches = [dict(_batches(trace, self)) for trace in traces]
+        parameters = [dict(_parameters(trace)) for trace in traces]
+        self.examples = min(LARGEST_BATCH, *(x.size(0) for batch in batches for x in batch.values()))
+        for term in batches[0]:
+            shown = [batch[term][: self.examples] for batch in batches]
+            self._add(term, shown, rows=(Axis(self.examples), Axis(self.examples)))
+        for term in parameters[0]:
+            size = parameters[0][term].size(0)
+            self._add(term, [tensors[term] for tensors in parameters], rows=(grid_axis(size), drawn_axis(size)))
+        self["C"] = _quantity("C", (Axis(1), Axis(1)), [trace.loss.reshape(1, 1) for trace in traces])
+        rates = [trace.lr for trace in traces if trace.lr is not None]
+        if len(rates) == len(traces):
+            self["eta"] = _quantity(
+                "eta", (Axis(1), Axis(1)), [torch.tensor([[rate]], dtype=torch.float64) for rate in rates]
+            )
+        for before, after in (("w", "W"), ("b", "B")):
+            for name in [name for name in self if name[0] == before]:
+                self._share_scale(name, after + name[1:])
+
+    def input_term(self, layer: int) -> str:
+        """What goes into layer `layer`, counted from 1: the a of the layer below, unless something stands between."""
+        return f"a{layer - 1}" if layer == 1 or self.chained[layer - 1] else f"x{layer}"
+
+    def output_term(self) -> str:
+        return f"a{len(self.chained)}" if self.outputs_chained else "o"
+
+    def output_gradient_term(self) -> str:
+        return f"g{len(self.chained)}" if self.outputs_chained else "og"
+
+    def drawn(self, term: str) -> str:
+        """The name of the numbers in the drawing."""
+        return f"{term}~" if f"{term}~" in self else term
+
+    def _add(self, term: str, tensors: list[Tensor], *, rows: tuple[Axis, Axis]) -> None:
+        columns = (grid_axis(tensors[0].size(1)), drawn_axis(tensors[0].size(1)))
+        self[term] = _quantity(term, (rows[0], columns[0]), tensors)
+        if rows[1].picked is not None or columns[1].picked is not None:
+            self[f"{term}~"] = _quantity(term, (rows[1], columns[1]), tensors)
+
+    def _share_scale(self, *names: str) -> None:
+        """Weights before and after the step are coloured alike."""
+        scale = max(self[name].scale for name in names)
+        for name in names:
+            self[name] = replace(self[name], scale=scale)
+
+
+def _quantity(term: str, axes: tuple[Axis, Axis], tensors: list[Tensor]) -> Quantity:
+    shown = [axes[1].shown(axes[0].shown(x.double(), 0), 1).tolist() for x in tensors]
+    finite = (abs(x) for matrix in shown for row in matrix for x in row if math.isfinite(x))
+    numbers = [[[displayed(x) for x in row] for row in matrix] for matrix in shown]
+    return Quantity(term, *axes, numbers, max(finite, default=0.0))
+
+
+def _batches(trace: Trace, names: Quantities) -> Iterator[tuple[str, Tensor]]:
+    """What every example has of its own: (r, n)."""
+    for number, layer in enumerate(trace.layers, start=1):
+        term = names.input_term(number)
+        if number == 1 or term[0] == "x":
+            yield term, as_rows(layer.inputs)
+        yield f"z{number}", as_rows(layer.z)
+        yield f"a{number}", as_rows(layer.a)
+        yield f"s{number}", as_rows(layer.derivative)
+        yield f"g{number}", as_rows(layer.cost_gradient)
+        yield f"d{number}", as_rows(layer.delta)
+    if not names.outputs_chained:
+        yield "o", _per_example(trace.outputs, trace)
+        yield "og", _per_example(trace.output_gradient, trace)
+    yield "y", targets_as_rows(trace)
+
+
+def _parameters(trace: Trace) -> Iterator[tuple[str, Tensor]]:
+    """What the examples share: weights (m, n), biases (1, m)."""
+    for number, layer in enumerate(trace.layers, start=1):
+        for letter, matrix in (("w", layer.weight_before), ("u", layer.grad_weight), ("W", layer.weight_after)):
+            yield f"{letter}{number}", matrix
+        for letter, vector in (("b", layer.bias_before), ("v", layer.grad_bias), ("B", layer.bias_after)):
+            if vector is not None:
+                yield f"{letter}{number}", vector.unsqueeze(0)
+        if len(checks.calls_of(layer, trace)) > 1:
+            weight_gradient, bias_gradient = checks.total_gradients(layer, trace)
+            yield f"U{number}", weight_gradient
+            if bias_gradient is not None:
+                yield f"V{number}", bias_gradient.unsqueeze(0)
+
+
+def are_class_indices(trace: Trace) -> bool:
+    outputs, targets = trace.outputs, trace.targets
+    return not targets.is_floating_point() and outputs.dim() == targets.dim() + 1 and outputs.dim() <= 2
+
+
+def targets_as_rows(trace: Trace) -> Tensor:
+    """y, a row for each example. Class indices become one-hot rows, those left out of the mean (negative) rows of zeros."""
+    targets = trace.targets
+    if are_class_indices(trace):
+        classes = torch.arange(trace.outputs.size(-1), device=targets.device)
+        return (targets.reshape(-1, 1) == classes).double()
+    return _per_example(targets, trace)
+
+
+def _per_example(x: Tensor, trace: Trace) -> Tensor:
+    rows = trace.outputs.size(0) if trace.outputs.dim() > 1 else 1
+    return x.reshape(rows, -1) if x.numel() and x.numel() % rows == 0 else x.reshape(1, -1)

@@ -1,0 +1,109 @@
+"""The error delta = dC/dz: of the output layer, then backpropagated layer by layer."""
+
+from __future__ import annotations
+
+from manualgrad.explain import grids
+from manualgrad.explain.drawing import Look, Shows, draw
+from manualgrad.explain.mathml import Math, number, position, row, symbol, transposed
+from manualgrad.explain.quantities import Quantities
+from manualgrad.explain.steps.step import Line, Step, written_sum
+from manualgrad.explain.symbols import of_term
+
+
+def error(q: Quantities, layer: int, name: str, *, is_backpropagated: bool) -> Step:
+    """`is_backpropagated`: dC/da of this layer is w^T delta of the next. Otherwise it is taken from the trace as it is."""
+    g, s, d = f"g{layer}", f"s{layer}", f"d{layer}"
+    w_above, d_above = f"w{layer + 1}", f"d{layer + 1}"
+    depth = len(q.chained)
+    source: list[Math | str] = [of_term(g)]
+    matrices: list[Line] = []
+    if is_backpropagated:
+        source = ["(", transposed(of_term(w_above)), of_term(d_above), ")"]
+        matrices.append(
+            [
+                grids.column(q, g, of_term(g, in_line=True)),
+                "=",
+                grids.matrix(q, w_above, transposed(of_term(w_above)), transposed=True),
+                grids.column(q, d_above, of_term(d_above, in_line=True)),
+            ]
+        )
+    matrices.append(
+        [
+            grids.column(q, d, of_term(d, in_line=True)),
+            "=",
+            grids.column(q, g, of_term(g, in_line=True)),
+            "⊙",
+            grids.column(q, s, of_term(s, in_line=True)),
+        ]
+    )
+    return Step(
+        anchor=f"error-{layer}",
+        phase="Error",
+        short=str(layer),
+        heading=f"Error of layer {layer}",
+        name=name,
+        sentence=_sentence(layer, depth, is_backpropagated),
+        equations=[row(of_term(d), "=", *source, "⊙", of_term(s))],
+        matrices=matrices,
+        written=[_written(q, layer, is_backpropagated)],
+        drawing=draw(q, _look(layer), layer),
+        row=f"a{layer}",
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (g, s, d)],
+        notes=_notes(q, layer, is_backpropagated),
+    )
+
+
+def _sentence(layer: int, depth: int, is_backpropagated: bool) -> str:
+    end = "times the slope σ′(z) of its activation function, entry by entry (⊙)."
+    if is_backpropagated:
+        return (
+            f"The error δ = ∂C/∂z of a neuron: the errors of layer {layer + 1}, carried back along the same weights "
+            f"that carried a forward, {end}"
+        )
+    start = "The error δ = ∂C/∂z of each output neuron" if layer == depth else "The error δ = ∂C/∂z of each neuron"
+    return f"{start}: how the cost changes with its a, {end}"
+
+
+def _written(q: Quantities, layer: int, is_backpropagated: bool) -> list[Math]:
+    g, s, d = (q.drawn(f"{letter}{layer}") for letter in "gsd")
+    index = position(q, f"{d}:*:@")
+    parts = [row(symbol("δ", layer, f"d{layer}", index=index), "=")]
+    if is_backpropagated:
+        w, d_above = q.drawn(f"w{layer + 1}"), q.drawn(f"d{layer + 1}")
+        terms = [
+            (number(q, f"{w}:{j}:@", factor=j > 0), "·", number(q, f"{d_above}:*:{j}", factor=True))
+            for j in range(q[w].rows.count)
+        ]
+        first, *others = written_sum(terms, q[w].rows.size)
+        parts += [row("(", first), *others, row(")", "·", number(q, f"{s}:*:@"), "=")]
+    product = row(number(q, f"{g}:*:@"), "·", number(q, f"{s}:*:@", factor=True))
+    return [*parts, product, row("=", number(q, f"{d}:*:@"))]
+
+
+def _look(layer: int) -> Look:
+    def neurons(column: str) -> Shows:
+        number = int(column[1:]) if column[0] == "a" else 0
+        if number == layer:
+            return Shows(f"d{layer}", active=True, minor=(("∂C/∂a", f"g{layer}"), ("σ′", f"s{layer}")))
+        if number > layer:
+            return Shows(f"d{number}", active=number == layer + 1)
+        return Shows("og" if column == "o" else column)
+
+    return Look(
+        neurons,
+        weights=lambda j: Shows(f"w{j}", active=j == layer + 1),
+        biases=lambda j: Shows(f"b{j}"),
+        caption=f"Circles: errors δ from layer {layer} on, activations a before. Lines: weights w.",
+    )
+
+
+def _notes(q: Quantities, layer: int, is_backpropagated: bool) -> list[str]:
+    notes = []
+    if layer == len(q.chained):
+        notes.append("C is a mean over the batch: the 1/r is in ∂C/∂a, and so in every δ and gradient from here on.")
+    if not is_backpropagated and layer < len(q.chained):
+        notes.append(
+            f"Layer {layer} does not feed layer {layer + 1} alone and directly, so (w)ᵀδ of layer {layer + 1} is not its ∂C/∂a. "
+            "What is shown is the ∂C/∂a that arrived through the parts between."
+        )
+    return notes

@@ -1,0 +1,108 @@
+"""Forward: z = w a + b, then a = sigma(z), one layer after the other."""
+
+from __future__ import annotations
+
+from manualgrad.explain import grids
+from manualgrad.explain.drawing import Look, Shows, draw
+from manualgrad.explain.mathml import number, operator, position, row, symbol
+from manualgrad.explain.quantities import Quantities
+from manualgrad.explain.steps.step import Step, written_sum
+from manualgrad.explain.symbols import of_term
+
+
+def forward(q: Quantities, layer: int, name: str, activation: str) -> Step:
+    below, w, b, z, a = q.input_term(layer), f"w{layer}", f"b{layer}", f"z{layer}", f"a{layer}"
+    has_bias = b in q
+    sigma = symbol("σ", None, f"s{layer}")
+    equations = [
+        row(of_term(z), "=", of_term(w), of_term(below), *(("+", of_term(b)) if has_bias else ())),
+        row(of_term(a), "=", sigma, "(", of_term(z), ")"),
+    ]
+    product = [
+        grids.column(q, z, of_term(z, in_line=True)),
+        "=",
+        grids.matrix(q, w, of_term(w, in_line=True)),
+        grids.column(q, below, of_term(below, in_line=True)),
+        *(("+", grids.column(q, b, of_term(b, in_line=True))) if has_bias else ()),
+    ]
+    return Step(
+        anchor=f"forward-{layer}",
+        phase="Forward",
+        short=str(layer),
+        heading=f"Forward through layer {layer}",
+        name=name,
+        sentence=(
+            "Each neuron adds up what comes in, each input times its weight"
+            + (", plus its bias" if has_bias else "; this layer has no bias")
+            + f". Then it applies its activation function, here σ = {activation}."
+        ),
+        equations=equations,
+        matrices=[
+            product,
+            [
+                grids.column(q, a, of_term(a, in_line=True)),
+                "=",
+                "σ (",
+                grids.column(q, z, of_term(z, in_line=True)),
+                ")",
+            ],
+        ],
+        written=_written(q, layer, activation, has_bias),
+        drawing=draw(q, _look(layer, below), layer),
+        row=a,
+        column=below,
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (below, z, a)],
+        notes=_notes(q, layer),
+    )
+
+
+def _written(q: Quantities, layer: int, activation: str, has_bias: bool) -> list:
+    below, w, b, z, a = (
+        q.drawn(term) for term in (q.input_term(layer), f"w{layer}", f"b{layer}", f"z{layer}", f"a{layer}")
+    )
+    index = position(q, f"{z}:*:@")
+    count = q[f"w{layer}"].columns.size
+    terms = [
+        (number(q, f"{w}:@:{k}", factor=k > 0), "·", number(q, f"{below}:*:{k}", factor=True))
+        for k in range(q[w].columns.count)
+    ]
+    bias = [row("+", number(q, f"{b}:0:@", factor=True))] if has_bias else []
+    return [
+        [
+            row(symbol("z", layer, f"z{layer}", index=index), "="),
+            *written_sum(terms, count),
+            *bias,
+            row("=", number(q, f"{z}:*:@")),
+        ],
+        [
+            row(symbol("a", layer, f"a{layer}", index=index), "="),
+            row(operator(activation), "(", number(q, f"{z}:*:@"), ")"),
+            row("=", number(q, f"{a}:*:@")),
+        ],
+    ]
+
+
+def _look(layer: int, below: str) -> Look:
+    def neurons(column: str) -> Shows:
+        if column == f"a{layer}":
+            return Shows(column, active=True, minor=(("z", f"z{layer}"),))
+        if column == below:
+            return Shows(column, active=True)
+        is_known = column[0] in "ax" and int(column[1:]) <= layer
+        return Shows(column if is_known else None)
+
+    return Look(
+        neurons,
+        weights=lambda j: Shows(f"w{j}", active=j == layer),
+        biases=lambda j: Shows(f"b{j}", active=j == layer),
+        caption="Circles: activations a. Lines: weights w. Squares: biases b.",
+    )
+
+
+def _notes(q: Quantities, layer: int) -> list[str]:
+    if q.input_term(layer)[0] == "a":
+        return []
+    return [
+        f"The input of layer {layer} is not the output of layer {layer - 1}: another part of the model, such as dropout, "
+        f"normalisation or a reshape, stands between. It is written x and its numbers are what layer {layer} received."
+    ]

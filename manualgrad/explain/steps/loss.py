@@ -1,0 +1,88 @@
+"""The cost C of the outputs, and its output gradient dC/da, where backpropagation begins."""
+
+from __future__ import annotations
+
+from manualgrad.explain import grids
+from manualgrad.explain.drawing import Look, Shows, draw
+from manualgrad.explain.loss_formulas import Formula
+from manualgrad.explain.mathml import identifier, literal, number, position, row
+from manualgrad.explain.quantities import Quantities
+from manualgrad.explain.steps.step import Step
+from manualgrad.explain.symbols import of_term
+
+
+def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_classes: bool) -> Step:
+    depth = len(q.chained)
+    cost = number(q, "C:0:0")
+    outputs, gradient = q.output_term(), q.output_gradient_term()
+    equations = [row(identifier("C"), "=", cost)]
+    if formula:
+        of_output = row(identifier("i"), identifier("k"))
+        equations = [
+            row(identifier("C"), "=", *formula.cost(of_term(outputs, of_output), of_term("y", of_output)), "=", cost),
+            row(of_term(gradient), "=", *formula.gradient(of_term(outputs), of_term("y"))),
+        ]
+    index = position(q, f"{q.drawn(gradient)}:*:@")
+    written = [row(of_term(gradient, index, in_line=True), "=")]
+    if formula and formula.is_difference:
+        a, y = (number(q, f"{q.drawn(term)}:*:@") for term in (outputs, "y"))
+        written.append(row("(", a, "−", number(q, f"{q.drawn('y')}:*:@", factor=True), ")", "/", literal(rows)))
+        written.append(row("=", number(q, f"{q.drawn(gradient)}:*:@")))
+    else:
+        written.append(number(q, f"{q.drawn(gradient)}:*:@"))
+    return Step(
+        anchor="loss",
+        phase="Loss",
+        short="C",
+        heading="Loss and its output gradient",
+        name=name,
+        sentence=(
+            "The cost C says how far the outputs are from the targets y. Its derivative by each output starts "
+            "backpropagation: where it is positive, a smaller output would cost less."
+        ),
+        equations=equations,
+        matrices=[
+            [
+                grids.column(q, outputs, of_term(outputs, in_line=True)),
+                ",",
+                grids.column(q, "y", of_term("y", in_line=True)),
+                "→",
+                grids.column(q, gradient, of_term(gradient, in_line=True)),
+            ]
+        ],
+        written=[written],
+        drawing=draw(q, _look(depth, outputs, gradient), depth),
+        row=outputs,
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (outputs, "y", gradient)],
+        notes=_notes(q, formula, rows, has_classes),
+    )
+
+
+def _look(depth: int, outputs: str, gradient: str) -> Look:
+    def neurons(column: str) -> Shows:
+        if column == outputs:
+            return Shows(column, active=True, minor=(("y", "y"), ("∂C/∂a", gradient)))
+        return Shows(column)
+
+    return Look(
+        neurons,
+        weights=lambda j: Shows(f"w{j}"),
+        biases=lambda j: Shows(f"b{j}"),
+        caption="Circles: activations a. Under the outputs: target y and ∂C/∂a. Lines: weights w.",
+    )
+
+
+def _notes(q: Quantities, formula: Formula | None, rows: int, has_classes: bool) -> list[str]:
+    notes = []
+    if formula is None:
+        notes.append("This loss is not one whose formula the page knows. Its value and gradient are those of the step.")
+    else:
+        width = q[q.output_term()].columns.size
+        notes.append(
+            f"i counts the examples, r = {rows} of them, and k the outputs; all in all N = {rows * width} outputs."
+        )
+    if has_classes:
+        notes.append("The targets are class indices. They are shown as rows y with a 1 at the class.")
+    if not q.outputs_chained:
+        notes.append("Between the last Dense layer and the loss stands another part of the model.")
+    return notes

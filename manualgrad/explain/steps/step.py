@@ -1,0 +1,49 @@
+"""What one step of the page holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from manualgrad.explain.drawing import Drawing
+from manualgrad.explain.grids import Grid
+from manualgrad.explain.mathml import Math, operator
+
+
+Line = Sequence["Grid | Math | str"]  # side by side; a string is an operator
+MOST_TERMS = 4  # of a sum that is written out
+
+
+@dataclass(frozen=True)
+class Step:
+    """A step: what is computed, as an equation, as matrices, and written out for one neuron.
+
+    `row` and `column` name the columns of neurons that "@" and "%" choose from in the keys of its numbers.
+    """
+
+    anchor: str
+    phase: str
+    short: str
+    heading: str
+    name: str | None  # the layer's own, from the user
+    sentence: str
+    equations: list[Math]
+    matrices: list[Line]
+    written: list[list[Math]]
+    drawing: Drawing
+    row: str = ""
+    column: str = ""
+    batch: list[Grid] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+def written_sum(terms: Sequence[Sequence[Math | str]], count: int) -> list[Math]:
+    """The first terms of a sum of `count`, each with its sign, so that a line can break between them."""
+    parts = [Math("mrow", (*(() if i == 0 else (operator("+"),)), *_elements(term))) for i, term in enumerate(terms)]
+    if count <= MOST_TERMS:
+        return parts
+    return [*parts[: MOST_TERMS - 1], Math("mrow", (operator("+"), operator("⋯")))]
+
+
+def _elements(parts: Sequence[Math | str]) -> tuple[Math, ...]:
+    return tuple(operator(part) if isinstance(part, str) else part for part in parts)

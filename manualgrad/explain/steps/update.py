@@ -1,0 +1,89 @@
+"""Gradient descent: w := w - eta dC/dw, b := b - eta dC/db."""
+
+from __future__ import annotations
+
+from manualgrad.explain import grids
+from manualgrad.explain.drawing import Look, Shows, draw
+from manualgrad.explain.mathml import Math, identifier, number, position, row
+from manualgrad.explain.quantities import Quantities
+from manualgrad.explain.steps.step import Line, Step
+from manualgrad.explain.symbols import of_term
+
+
+def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bool, is_trained: bool) -> Step:
+    """`is_plain`: the new parameters are w - eta dC/dw. `is_trained`: the optimizer has this layer."""
+    weight_gradient, bias_gradient = ("U", "V") if f"U{layer}" in q else ("u", "v")
+    letters = [("w", weight_gradient, "W"), *([("b", bias_gradient, "B")] if f"b{layer}" in q else [])]
+    equations, matrices, written = [], [], []
+    for before, slope, after in letters:
+        old, gradient, new = f"{before}{layer}", f"{slope}{layer}", f"{after}{layer}"
+        show = grids.matrix if before == "w" else grids.column
+        line: Line = [
+            show(q, new, of_term(new, in_line=True)),
+            "←",
+            show(q, old, of_term(old, in_line=True)),
+            ",",
+            show(q, gradient, of_term(gradient, in_line=True)),
+        ]
+        if is_plain:
+            equations.append(row(of_term(new), "≔", of_term(old), "−", identifier("η"), of_term(gradient)))
+            line = [
+                show(q, new, of_term(new, in_line=True)),
+                "=",
+                show(q, old, of_term(old, in_line=True)),
+                row("−", number(q, "eta:0:0"), "·"),
+                show(q, gradient, of_term(gradient, in_line=True)),
+            ]
+            written.append(_written(q, layer, before, slope, after))
+        else:
+            equations.append(row(of_term(new), "←", of_term(old), ",", of_term(gradient)))
+        matrices.append(line)
+    return Step(
+        anchor=f"update-{layer}",
+        phase="Update",
+        short=str(layer),
+        heading=f"Update of layer {layer}",
+        name=name,
+        sentence=_sentence(optimizer, is_plain, is_trained),
+        equations=equations,
+        matrices=matrices,
+        written=written,
+        drawing=draw(q, _look(layer), layer),
+        row=f"a{layer}",
+        column=q.input_term(layer),
+    )
+
+
+def _sentence(optimizer: str, is_plain: bool, is_trained: bool) -> str:
+    if not is_trained:
+        return f"{optimizer} leaves this weight as it is: it is frozen, belongs to another optimizer, or the cost does not see it."
+    if is_plain:
+        return f"A step downhill: every weight moves against its gradient, by the learning rate η times it. Taken by {optimizer}."
+    return f"{optimizer} made the new weights from the old ones and the gradient; its rule is not w − η ∂C/∂w alone."
+
+
+def _written(q: Quantities, layer: int, before: str, slope: str, after: str) -> list[Math]:
+    old, gradient, new = (q.drawn(f"{letter}{layer}") for letter in (before, slope, after))
+    d, below = q.drawn(f"d{layer}"), q.drawn(q.input_term(layer))
+    is_weight = before == "w"
+    row_index = position(q, f"{d}:*:@")
+    index = row(row_index, identifier(","), position(q, f"{below}:*:%")) if is_weight else row_index
+    entry = "@:%" if is_weight else "0:@"
+    return [
+        row(of_term(f"{after}{layer}", index), "≔"),
+        number(q, f"{old}:{entry}"),
+        row("−", number(q, "eta:0:0"), "·", number(q, f"{gradient}:{entry}", factor=True)),
+        row("=", number(q, f"{new}:{entry}")),
+    ]
+
+
+def _look(layer: int) -> Look:
+    def shows(new: str, old: str, j: int) -> Shows:
+        return Shows(f"{new}{j}" if j <= layer else f"{old}{j}", active=j == layer)
+
+    return Look(
+        neurons=lambda column: Shows(None),
+        weights=lambda j: shows("W", "w", j),
+        biases=lambda j: shows("B", "b", j),
+        caption="Lines: weights w after the step, and squares: biases b after it.",
+    )

@@ -1,0 +1,7 @@
+"use strict";
+(() => {
+{% include "values.js" %}
+{% include "highlight.js" %}
+{% include "stepper.js" %}
+{% include "run.js" %}
+})();

@@ -1,0 +1,47 @@
+// The training step and the example that the numbers are of.
+const [time, moment, cost, now, play, example] = ["time", "moment", "cost", "now", "play", "example"].map((id) => document.getElementById(id));
+
+function showChoice() {
+  if (example) example.value = chosen.example;
+  showNumbers(sections[current]);
+}
+
+function showTime() {
+  chosen.time = Number(time.value);
+  moment.textContent = chosen.time + 1;
+  cost.textContent = typeset(data.numbers.C[chosen.time][0][0]);
+  const point = data.points[chosen.time];
+  now.style.visibility = point ? "visible" : "hidden";
+  if (point) [["cx", point[0]], ["cy", point[1]]].forEach(([name, value]) => now.setAttribute(name, value));
+  showNumbers(sections[current]);
+}
+
+if (time) {
+  let playing = null;
+  const pause = () => {
+    clearInterval(playing);
+    playing = null;
+    play.textContent = "▶";
+  };
+  const advance = () => {
+    if (Number(time.value) >= Number(time.max)) return pause();
+    time.value = Number(time.value) + 1;
+    showTime();
+  };
+  time.addEventListener("input", () => { pause(); showTime(); });
+  play.addEventListener("click", () => {
+    if (playing) return pause();
+    if (time.value === time.max) time.value = 0;
+    play.textContent = "❚❚";
+    playing = setInterval(advance, 350);
+  });
+}
+if (example) example.addEventListener("change", () => {
+  chosen.example = Number(example.value);
+  showNumbers(sections[current]);
+});
+
+document.documentElement.classList.add("js");
+for (const element of document.querySelectorAll(".moves, .time, label.example, .keys, .hint")) element.hidden = false;
+go(indexOfHash(), { remember: false });
+if (time) showTime();

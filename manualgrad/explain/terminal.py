@@ -1,0 +1,155 @@
+"""A Trace as text: the four steps, each with its equation, the shapes and the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from torch import Tensor
+
+from manualgrad.explain.blocks import Block, beside, block, is_small, summary
+from manualgrad.explain.displayed_numbers import displayed
+from manualgrad.explain.equation_checks import (
+    calls_of,
+    error_comes_from,
+    input_is_output_of,
+    outputs_are_those_of,
+    total_gradients,
+    update_is_plain,
+)
+
+
+if TYPE_CHECKING:
+    from manualgrad.trace import Trace, TracedLayer
+
+
+INDENT = " " * 4
+
+
+class Line(NamedTuple):
+    text: str
+    style: str = ""  # rich's name for it
+
+
+Part = Line | list[Block]
+
+
+def plain(trace: Trace) -> str:
+    """The four steps, without colours."""
+    return "\n".join(line.text for line in _laid_out(trace, width=100))
+
+
+def coloured(trace: Trace, width: int) -> Iterator[Any]:
+    """The same as lines for rich, laid out for a terminal of this width; negative numbers stand out."""
+    from rich.text import Text
+
+    for line in _laid_out(trace, width):
+        text = Text(line.text, line.style)
+        text.highlight_regex(r"(?<![\w.])-\d[\w.+-]*", "blue")
+        yield text
+
+
+def _laid_out(trace: Trace, width: int) -> Iterator[Line]:
+    after_blocks = False
+    for part in _parts(trace):
+        if isinstance(part, Line):
+            after_blocks = False
+            yield part
+        elif part:
+            yield from [Line("")] if after_blocks else []
+            after_blocks = True
+            yield from (Line(f"{INDENT}{text}".rstrip()) for text in beside(part, width - len(INDENT)))
+
+
+def _parts(trace: Trace) -> Iterator[Part]:
+    yield Line(f"One training step of {trace.optimizer}. Examples are rows.", "bold")
+    yield from _forward(trace)
+    yield from _loss(trace)
+    yield from _backward(trace)
+    yield from _update(trace)
+
+
+def _forward(trace: Trace) -> Iterator[Part]:
+    yield from _heading("1. FORWARD", "z = w a + b with the a of the layer below;  a = sigma(z)")
+    for i, layer in enumerate(trace.layers):
+        (m, n), below = layer.weight_before.shape, trace.layers[i - 1]
+        note = "" if i == 0 or input_is_output_of(layer, below) else "; its input is not the a of the layer before"
+        yield _layer(layer, f": {n} -> {m}, {layer.activation}{note}")
+        yield from _arrays(
+            ("input a", layer.inputs),
+            ("w", layer.weight_before),
+            ("b", layer.bias_before),
+            ("z", layer.z),
+            ("a", layer.a),
+            derivative=None if layer.activation == "identity" else layer.derivative,
+        )
+
+
+def _loss(trace: Trace) -> Iterator[Part]:
+    last = trace.layers[-1]
+    yield from _heading("2. LOSS AND OUTPUT ERROR", "delta = dC/da * sigma'(z)")
+    yield Line(f"\n  C = {displayed(trace.loss.item())}  ({trace.loss_name})")
+    if outputs_are_those_of(trace):
+        yield from _arrays(("y", trace.targets), ("a", last.a), ("dC/da", last.cost_gradient), *_error(last))
+    else:
+        yield from _arrays(("y", trace.targets), ("outputs", trace.outputs), ("dC/d outputs", trace.output_gradient))
+
+
+def _backward(trace: Trace) -> Iterator[Part]:
+    yield from _heading(
+        "3. BACKPROPAGATED ERROR AND GRADIENTS",
+        "delta = (w^T delta of the layer above) * sigma'(z);  dC/dw = delta a^T,  dC/db = delta, summed over the examples",
+    )
+    layers = trace.layers
+    for i in reversed(range(len(layers))):
+        layer, note = layers[i], ""
+        if i + 1 < len(layers) and not error_comes_from(layer, layers[i + 1]):
+            note = ": dC/da has come through more than the layer above"
+        yield _layer(layer, note)
+        if i + 1 < len(layers) or not outputs_are_those_of(trace):  # else it is the output error
+            yield from _arrays(("dC/da", layer.cost_gradient), *_error(layer))
+        yield from _arrays(("dC/dw", layer.grad_weight), ("dC/db", layer.grad_bias))
+
+
+def _update(trace: Trace) -> Iterator[Part]:
+    if trace.lr is not None and all(update_is_plain(layer, trace) for layer in trace.layers if layer.trained):
+        rule = f"w := w - eta dC/dw,  b := b - eta dC/db,  eta = {trace.lr:.6g}"
+    else:
+        rule = f"w and b := what {trace.optimizer} makes of dC/dw and dC/db"
+    yield from _heading("4. UPDATE", rule)
+    for layer in trace.layers:
+        if layer.call > 0:
+            continue
+        calls = len(calls_of(layer, trace))
+        note = f": dC/dw and dC/db are sums over its {calls} calls" if calls > 1 else ""
+        if not layer.trained:
+            note = ": w stays (frozen, not the optimizer's, or without a gradient)"
+        yield _layer(layer, note)
+        weight_gradient, bias_gradient = total_gradients(layer, trace)
+        yield from _arrays(("w", layer.weight_before), ("dC/dw", weight_gradient), ("w after", layer.weight_after))
+        yield from _arrays(("b", layer.bias_before), ("dC/db", bias_gradient), ("b after", layer.bias_after))
+
+
+def _error(layer: TracedLayer) -> tuple[tuple[str, Tensor], ...]:
+    return ("sigma'(z)", layer.derivative), ("delta", layer.delta)
+
+
+def _heading(title: str, equation: str) -> Iterator[Line]:
+    yield Line("")
+    yield Line(title, "bold cyan")
+    yield Line(f"   {equation}", "italic")
+
+
+def _layer(layer: TracedLayer, note: str) -> Line:
+    name = f"layer {layer.name!r}" if layer.name else "the model itself"
+    again = f", call {layer.call + 1}" if layer.call else ""
+    return Line(f"\n  {name}{again}{note}", "bold")
+
+
+def _arrays(*named: tuple[str, Tensor | None], derivative: Tensor | None = None) -> Iterator[Part]:
+    """Small arrays whole, to stand side by side, then a line for each large one."""
+    present = [(name, x) for name, x in named if x is not None]
+    yield [block(name, x) for name, x in present if is_small(x)]
+    for name, x in present:
+        if not is_small(x):
+            yield Line(f"{INDENT}{summary(name, x, derivative if name == 'a' else None)}")

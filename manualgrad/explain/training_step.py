@@ -1,0 +1,43 @@
+"""All steps of one training step, in order: forward, loss, errors backwards, gradients, updates."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from manualgrad.explain import equation_checks as checks
+from manualgrad.explain.loss_formulas import formula_of
+from manualgrad.explain.quantities import Quantities, are_class_indices
+from manualgrad.explain.steps.error import error
+from manualgrad.explain.steps.forward import forward
+from manualgrad.explain.steps.gradient import gradient
+from manualgrad.explain.steps.loss import loss
+from manualgrad.explain.steps.step import Step
+from manualgrad.explain.steps.update import update
+
+
+if TYPE_CHECKING:
+    from manualgrad.trace import Trace
+
+
+def steps_of(traces: Sequence[Trace], q: Quantities) -> list[Step]:
+    """The steps with the numbers of the first trace. An equation is shown as the text has it only where it holds in every trace."""
+    first = traces[0]
+    layers = list(enumerate(first.layers, start=1))
+    depth = len(layers)
+    rows = [checks.as_rows(layer.delta).size(0) for layer in first.layers]
+
+    steps = [forward(q, i, layer.name, layer.activation) for i, layer in layers]
+    steps.append(loss(q, first.loss_name, formula_of(traces), rows[-1], has_classes=are_class_indices(first)))
+    for i, layer in reversed(layers):
+        is_backpropagated = i < depth and all(
+            checks.error_comes_from(trace.layers[i - 1], trace.layers[i]) for trace in traces
+        )
+        steps.append(error(q, i, layer.name, is_backpropagated=is_backpropagated))
+    for i, layer in layers:
+        steps.append(gradient(q, i, layer.name, rows[i - 1], calls=len(checks.calls_of(layer, first))))
+    for i, layer in layers:
+        if layer.call == 0:
+            is_plain = all(checks.update_is_plain(trace.layers[i - 1], trace) for trace in traces)
+            steps.append(update(q, i, layer.name, first.optimizer, is_plain=is_plain, is_trained=layer.trained))
+    return steps

@@ -1,0 +1,65 @@
+"""What lets a training step run beside the real one and change nothing: copies without history, random states put back."""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def each_tensor(function: Callable[[Tensor], Tensor], x: Any) -> Any:
+    """`function` of every tensor in `x`, through tuples, lists and dicts."""
+    if isinstance(x, Tensor):
+        return function(x)
+    if isinstance(x, tuple) and hasattr(x, "_fields"):
+        return type(x)(*(each_tensor(function, item) for item in x))
+    if isinstance(x, tuple | list):
+        return type(x)(each_tensor(function, item) for item in x)
+    if isinstance(x, dict):
+        return {key: each_tensor(function, item) for key, item in x.items()}
+    return x
+
+
+def copied(x: Tensor) -> Tensor:
+    """A copy without history; also out of inference mode, where autograd could not use it."""
+    return x.detach().clone()
+
+
+def checked_loss(value: Any, caller: str) -> Tensor:
+    """The loss as it is. Raises ValueError unless it is a real 0-dimensional tensor."""
+    if not isinstance(value, Tensor) or value.dim() != 0 or value.is_complex():
+        came = f"{value.dtype} of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(
+            f"{caller} expected the loss to be a real 0-dimensional tensor, got {came}. Average it, for example with .mean()."
+        )
+    return value
+
+
+class RandomStates:
+    """Keeps the random states of torch, the model's devices included, Python and NumPy; `rewind` goes back to the start."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
+
+    def __enter__(self) -> RandomStates:
+        self.python = random.getstate()
+        self.cpu = torch.random.get_rng_state()
+        self.others = {device: torch.get_device_module(device).get_rng_state(device) for device in self.devices}
+        self.numpy = sys.modules.get("numpy.random")  # None: nobody has imported it, so nobody draws from it
+        self.numpy_state = None if self.numpy is None else self.numpy.get_state()
+        return self
+
+    def rewind(self) -> None:
+        random.setstate(self.python)
+        torch.random.set_rng_state(self.cpu)
+        for device, state in self.others.items():
+            torch.get_device_module(device).set_rng_state(state, device)
+        if self.numpy is not None:
+            self.numpy.set_state(self.numpy_state)
+
+    def __exit__(self, *exception: object) -> None:
+        self.rewind()

@@ -1,0 +1,194 @@
+"""Record every z, a, delta, gradient and update of one training step."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from manualgrad.convertible import is_linear_like
+from manualgrad.dense import Dense
+from manualgrad.gradient_descent import GradientDescent
+from manualgrad.on_copies import RandomStates, checked_loss, copied
+from manualgrad.trace_result import Trace, TracedLayer
+from manualgrad.traced_dense import Call, listen
+from manualgrad.traced_optimizer import common_lr, copied_optimizer, described
+
+
+__all__ = ["Trace", "TracedLayer", "trace"]
+
+
+def trace(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    inputs: Tensor,
+    targets: Tensor,
+    optimizer: Optimizer | None = None,
+) -> Trace:
+    """Run one training step on copies and return every number in it: for each `Dense`, in the order of their calls,
+
+        z, a = sigma(z), sigma'(z), delta, dC/dw = delta a^T, dC/db = delta, and w and b before and after the update.
+
+    They are not computed a second time: the forward, backward and update run as they would in training, with the random
+    numbers that the next real step will see, and are listened to. So a real step from here gives the same weights, bit
+    for bit; only hooks on parameters and on the optimizer do not take part, since copies have none.
+
+    Nothing is changed: the model, its gradients, buffers, hooks and training flag, the loss, the optimizer, and torch's,
+    Python's and NumPy's random states are left as they were.
+
+    Args:
+        model: any module with `Dense` layers, called as `model(inputs)`; must return a tensor.
+        loss: (outputs, targets) -> a real 0-dimensional tensor, the package's or any other.
+        inputs, targets: one batch.
+        optimizer: whose step is shown, over parameters of the model; by default plain gradient descent with lr=0.1 over
+            all of them. `GradientDescent` may update a wide weight from its factors, without dC/dw: with
+            `factored=False` the new w is w - eta dC/dw to the last bit.
+
+    Returns:
+        A `Trace`, detached, on the model's device.
+
+    Raises:
+        TypeError: an argument, or what the model returned, is of the wrong type.
+        ValueError: no `Dense` in the model, or none that is called; a loss that is not one real number or depends on no
+            parameter; an optimizer of other parameters, or one whose step needs the loss several times.
+    """
+    _check_types(model, inputs, targets)
+    _check_layers(model)
+    with (
+        RandomStates(model),
+        torch.inference_mode(False),
+        torch.enable_grad(),
+        _as_written(),
+    ):
+        memo: dict[int, Any] = {}
+        copy_of_model = copy.deepcopy(model, memo)
+        loss_name = getattr(loss, "__name__", type(loss).__name__)
+        if isinstance(getattr(loss, "__self__", loss), nn.Module):  # a module, or a method of one
+            loss = copy.deepcopy(loss, memo)
+        if optimizer is None:
+            step: Optimizer = GradientDescent(copy_of_model.parameters(), lr=0.1, factored=False)
+        else:
+            step = copied_optimizer(optimizer, model, memo)
+        return _traced(copy_of_model, loss, loss_name, copied(inputs), copied(targets), step)
+
+
+def _traced(
+    model: nn.Module,
+    loss: Callable[[Any, Any], Tensor],
+    loss_name: str,
+    inputs: Tensor,
+    targets: Tensor,
+    step: Optimizer,
+) -> Trace:
+    """The step, on a model, a loss and an optimizer of our own."""
+    calls: list[Call] = []
+    layers = {
+        name.replace("_orig_mod.", "").removesuffix(
+            "_orig_mod"
+        ): module  # without what torch.compile puts around a module
+        for name, module in model.named_modules()
+        if isinstance(module, Dense)
+    }
+    for name, layer in layers.items():
+        listen(name, layer, calls)
+    frozen = _unfreeze(layers.values())
+    outputs = model(inputs.clone())
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"trace expected the model to return a tensor, got {type(outputs).__name__}. "
+            "Wrap it in a module that returns the tensor which the loss takes."
+        )
+    if not calls:
+        raise ValueError(
+            f"trace expected the model to call one of its Dense layers, got a forward pass that called none of {_listed(layers)}. "
+            "Call the layers, not F.linear with their weights."
+        )
+    kept_outputs = copied(outputs)  # a loss may change them in place
+    output_gradients: list[Tensor] = []
+    if outputs.requires_grad:
+        outputs.register_hook(output_gradients.append)
+    value = checked_loss(loss(outputs, targets.clone()), "trace")
+    if not value.requires_grad:
+        raise ValueError(
+            "trace expected a loss that depends on a parameter of the model, got one that depends on none. "
+            "Do not detach the outputs."
+        )
+    heard = tuple(calls)
+    value.backward()
+    if any(call.has_gradient for call in calls[len(heard) :]):
+        raise ValueError(
+            "trace expected the forward pass to be the one that is differentiated, got a part of it computed anew by "
+            "torch.utils.checkpoint. Call checkpoint with use_reentrant=False."
+        )
+    for p in frozen:
+        p.grad = None
+        p.requires_grad_(False)
+    owned = {p for group in step.param_groups for p in group["params"] if p.grad is not None}
+    step.step()
+    return Trace(
+        layers=tuple(call.finished(owned) for call in heard),
+        inputs=inputs,
+        targets=targets,
+        outputs=kept_outputs,
+        loss=value.detach(),
+        loss_name=loss_name,
+        output_gradient=copied(output_gradients[0]) if output_gradients else torch.zeros_like(kept_outputs),
+        optimizer=described(step),
+        lr=common_lr(step),
+    )
+
+
+def _as_written() -> AbstractContextManager:
+    """Compiled parts run as they were written: their code has no layers. Where nothing is compiled, PyTorch's compiler, slow to
+    import, is left alone."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
+
+
+def _unfreeze(layers: Iterable[Dense]) -> list[Tensor]:
+    """Let every layer take a gradient, so that it has a delta to show. Returns the parameters that took none."""
+    frozen: list[Tensor] = [
+        p for layer in layers for p in layer.parameters() if not p.requires_grad and p.is_floating_point()
+    ]
+    for p in frozen:
+        p.requires_grad_(True)
+    return frozen
+
+
+def _check_types(model: Any, inputs: Any, targets: Any) -> None:
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"trace expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass the model itself."
+        )
+    otherwise = {"inputs": "wrap the model in a module of one tensor", "targets": "let the loss find the rest"}
+    for role, x in (("inputs", inputs), ("targets", targets)):
+        if not isinstance(x, Tensor):
+            raise TypeError(
+                f"trace expected `{role}` to be a torch.Tensor, got {type(x).__name__}. "
+                f"Convert it with torch.as_tensor({role}), or {otherwise[role]}."
+            )
+
+
+def _check_layers(model: nn.Module) -> None:
+    """Raises ValueError if there is no `Dense`, naming what `convert` would make one."""
+    if any(isinstance(module, Dense) for module in model.modules()):
+        return
+    linear = _listed([name for name, module in model.named_modules() if is_linear_like(module)])
+    raise ValueError(
+        f"trace expected a model with Dense layers, got {type(model).__name__} with none. "
+        + (
+            f"Call mg.convert(model) first. Its linear layers: {linear}."
+            if linear
+            else "It has no linear layers either."
+        )
+    )
+
+
+def _listed(names: Iterable[str], most: int = 5) -> str:
+    shown = [repr(name) if name else "the model itself" for name in names]
+    return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
