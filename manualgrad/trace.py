@@ -35,10 +35,10 @@ def trace(
 
         z, a = sigma(z), sigma'(z), delta, dC/dw = delta a^T, dC/db = delta, and w and b before and after the update.
 
-    They are not computed a second time: forward, backward and update run as they would in training, from gradients of zero
-    and with the random numbers that the next real step will see, and are listened to. So a real step from here gives the
-    same weights, bit for bit. Hooks on modules are called, with the copies; copies of parameters and of the optimizer have
-    no hooks.
+    Forward, backward and update run as they would in training, from gradients of zero and with the random numbers that the
+    next real step will see, and are listened to: a real step from here gives the same weights, bit for bit. Only z and delta,
+    which a layer does not keep, are computed once more, by the functions and from the numbers that the layer used. Hooks on
+    modules are called, with the copies; copies of parameters and of the optimizer have no hooks.
 
     Nothing is changed: the model, its gradients, buffers, hooks and training flag, the loss, the optimizer, and torch's,
     Python's and NumPy's random states are left as they were.
@@ -75,9 +75,7 @@ def trace(
             return _traced(copy_of_model, loss, loss_name, copied(inputs), copied(targets), step)
         finally:
             for layer in _dense_layers(copy_of_model).values():
-                layer.__dict__.pop(
-                    "forward", None
-                )  # what listens to a layer holds it: without this the copy would outlive the call
+                layer.__dict__.pop("forward", None)  # which holds the layer: the copy would outlive this call
 
 
 def _traced(
