@@ -479,6 +479,25 @@ def test_a_loss_with_parameters_and_memory() -> None:
     assert_is_the_next_step(model, loss, X, Y, optimizer)
 
 
+def test_a_penalty_on_the_model_s_own_weights_is_refused_and_leaves_no_gradient() -> None:
+    model = mg.MLP([3, 5, 2], "tanh")
+    message = (
+        "trace expected a loss of the outputs and targets alone, got one that reads parameters of the model itself, where the "
+        "trace has copies. Take a penalty on weights out of it, for example in favour of weight_decay."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        mg.trace(model, lambda a, y: (a - y).square().mean() + model[0].weight.square().sum(), X, Y)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_another_tensor_that_the_loss_reads_keeps_its_gradient() -> None:
+    scale = torch.ones(2, requires_grad=True)
+    scale.grad = before = torch.ones(2)
+    trace = mg.trace(mg.MLP([3, 5, 2], "tanh"), lambda a, y: (scale * (a - y)).square().mean(), X, Y)
+    assert scale.grad is before and before.tolist() == [1, 1]
+    assert all(layer.trained and layer.delta.any() for layer in trace.layers)
+
+
 def test_the_trace_does_not_follow_what_happens_later() -> None:
     model, inputs = mg.MLP([3, 5, 2], "tanh"), X.clone()
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
