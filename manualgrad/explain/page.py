@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from manualgrad.explain.equation_checks import as_rows
 from manualgrad.explain.loss_curve import loss_curve
+from manualgrad.explain.loss_formulas import formula_of
 from manualgrad.explain.page_data import page_data
 from manualgrad.explain.quantities import Quantities
 from manualgrad.explain.training_step import steps_of
@@ -38,9 +39,10 @@ def write_page(traces: Sequence[Trace], path: str | os.PathLike[str], *, title: 
     """
     require("jinja2", extra="demo", purpose="The page")
     _check(traces)
-    q = Quantities(traces)
+    formula = formula_of(traces)
+    q = Quantities(traces, formula.prediction if formula and formula.function else None)
     curve = loss_curve([trace.loss.double().item() for trace in traces])
-    steps = steps_of(traces, q)
+    steps = steps_of(traces, q, formula)
     page = _render(
         title=title or ("One training step, explained" if len(traces) == 1 else "A training run, explained"),
         summary=_summary(traces),

@@ -31,6 +31,6 @@ def _axes(q: Quantities, name: str) -> list[str | None]:
         return [f"a{layer}", q.input_term(layer)]
     if letter in "bvBV":
         return [None, f"a{term[1:]}"]
-    if term in ("y", "o", "og"):
+    if term in ("y", "p", "o", "og"):
         return ["*", q.output_term()]
     return ["*", term if letter in "ax" else f"a{term[1:]}"]

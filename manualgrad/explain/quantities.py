@@ -4,8 +4,9 @@ A quantity is named by its term: a letter and the layer, counted from 1 (0 is th
 
     a z   activation and weighted sum           g   dC/da             w b     weight and bias before the step
     s     sigma'(z)                             d   delta = dC/dz     W B     after it
-    x     input of a layer that is not the      u   dC/dw             y o     targets and outputs
-          output of the layer below             v   dC/db             og      dC/d outputs
+    x     input of a layer that is not the      u   dC/dw             y o p   targets, outputs, and softmax
+          output of the layer below             v   dC/db                     or sigma of the outputs
+                                                                      og      dC/d outputs
     U V   u and v summed over all calls of a layer that is used more than once
     C     the cost, a single number             eta the learning rate, if the optimizer has one
 
@@ -15,7 +16,7 @@ Where the drawing shows only some of the neurons, their numbers are a quantity o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -49,8 +50,10 @@ class Quantity:
 class Quantities(dict[str, Quantity]):
     """All quantities by name, for a run of traces of one model."""
 
-    def __init__(self, traces: Sequence[Trace]) -> None:
+    def __init__(self, traces: Sequence[Trace], prediction: Callable[[Tensor], Tensor] | None = None) -> None:
+        """`prediction`: the p that the output gradient compares with y, where that is not the outputs themselves."""
         super().__init__()
+        self.prediction = prediction
         depth = len(traces[0].layers)
         self.chained = [
             upper > 0 and all(checks.input_is_output_of(t.layers[upper], t.layers[upper - 1]) for t in traces)
@@ -124,6 +127,8 @@ def _batches(trace: Trace, names: Quantities) -> Iterator[tuple[str, Tensor]]:
     if not names.outputs_chained:
         yield "o", _per_example(trace.outputs, trace)
         yield "og", _per_example(trace.output_gradient, trace)
+    if names.prediction:
+        yield "p", names.prediction(_per_example(trace.outputs, trace).double())
     yield "y", targets_as_rows(trace)
 
 

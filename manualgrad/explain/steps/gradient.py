@@ -20,9 +20,10 @@ def gradient(q: Quantities, layer: int, name: str, rows: int, *, calls: int) -> 
     matrices: list[Line] = [
         [
             grids.matrix(q, u, of_term(u, in_line=True)),
-            "=" if rows == q.examples else "⟸",
+            "=",
             grids.batch(q, d, of_term(d), transposed=True),
             grids.batch(q, below, transposed(of_term(below))),
+            *(("+ ⋯",) if q.examples < rows else ()),
         ]
     ]
     if has_bias:

@@ -7,7 +7,7 @@ from manualgrad.explain.drawing import Look, Shows, draw
 from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.mathml import identifier, literal, number, position, row
 from manualgrad.explain.quantities import Quantities
-from manualgrad.explain.steps.step import Step
+from manualgrad.explain.steps.step import Line, Step
 from manualgrad.explain.symbols import of_term
 
 
@@ -20,16 +20,22 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
         of_output = row(identifier("i"), identifier("k"))
         equations = [
             row(identifier("C"), "=", *formula.cost(of_term(outputs, of_output), of_term("y", of_output)), "=", cost),
-            row(of_term(gradient), "=", *formula.gradient(of_term(outputs), of_term("y"))),
+            row(of_term(gradient), "=", *formula.gradient(of_term("p" if "p" in q else outputs), of_term("y"))),
         ]
+    has_p = "p" in q
+    compared = "p" if has_p else outputs
+    if has_p and formula and formula.function:
+        equations.insert(1, row(of_term("p"), "=", identifier(formula.function), "(", of_term(outputs), ")"))
     index = position(q, f"{q.drawn(gradient)}:*:@")
     written = [row(of_term(gradient, index, in_line=True), "=")]
-    if formula and formula.is_difference:
-        a, y = (number(q, f"{q.drawn(term)}:*:@") for term in (outputs, "y"))
-        written.append(row("(", a, "−", number(q, f"{q.drawn('y')}:*:@", factor=True), ")", "/", literal(rows)))
-        written.append(row("=", number(q, f"{q.drawn(gradient)}:*:@")))
-    else:
-        written.append(number(q, f"{q.drawn(gradient)}:*:@"))
+    if formula:
+        p, y = number(q, f"{q.drawn(compared)}:*:@"), number(q, f"{q.drawn('y')}:*:@", factor=True)
+        count = rows if formula.count == "r" else rows * q[outputs].columns.size
+        twice = () if formula.factor == 1 else (literal(formula.factor), "·")
+        written.append(row(*twice, "(", p, "−", y, ")", "/", literal(count), "="))
+    written.append(number(q, f"{q.drawn(gradient)}:*:@"))
+    shown = [outputs, *(["p"] if has_p else []), "y"]
+    matrices: Line = [part for term in shown for part in (grids.column(q, term, of_term(term)), ",")][:-1]
     return Step(
         anchor="loss",
         phase="Loss",
@@ -41,19 +47,11 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
             "backpropagation: where it is positive, a smaller output would cost less."
         ),
         equations=equations,
-        matrices=[
-            [
-                grids.column(q, outputs, of_term(outputs, in_line=True)),
-                ",",
-                grids.column(q, "y", of_term("y", in_line=True)),
-                "→",
-                grids.column(q, gradient, of_term(gradient, in_line=True)),
-            ]
-        ],
+        matrices=[[*matrices, "→", grids.column(q, gradient, of_term(gradient, in_line=True))]],
         written=[written],
         drawing=draw(q, _look(depth, outputs, gradient), depth),
         row=outputs,
-        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (outputs, "y", gradient)],
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (*shown, gradient)],
         notes=_notes(q, formula, rows, has_classes),
     )
 
