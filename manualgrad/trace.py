@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -57,13 +59,12 @@ def trace(
             parameter; an optimizer of other parameters, or one whose step needs the loss several times.
     """
     _check_types(model, inputs, targets)
-    model = getattr(model, "_orig_mod", model)  # what torch.compile wraps: compiled code cannot be listened to
     _check_layers(model)
     with (
         RandomStates(model),
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.compiler.set_stance("force_eager"),
+        _as_written(),
     ):
         memo: dict[int, Any] = {}
         copy_of_model = copy.deepcopy(model, memo)
@@ -87,7 +88,13 @@ def _traced(
 ) -> Trace:
     """The step, on a model, a loss and an optimizer of our own."""
     calls: list[Call] = []
-    layers = {name: module for name, module in model.named_modules() if isinstance(module, Dense)}
+    layers = {
+        name.replace("_orig_mod.", "").removesuffix(
+            "_orig_mod"
+        ): module  # without what torch.compile puts around a module
+        for name, module in model.named_modules()
+        if isinstance(module, Dense)
+    }
     for name, layer in layers.items():
         listen(name, layer, calls)
     frozen = _unfreeze(layers.values())
@@ -112,14 +119,20 @@ def _traced(
             "trace expected a loss that depends on a parameter of the model, got one that depends on none. "
             "Do not detach the outputs."
         )
+    heard = tuple(calls)
     value.backward()
+    if any(call.has_gradient for call in calls[len(heard) :]):
+        raise ValueError(
+            "trace expected the forward pass to be the one that is differentiated, got a part of it computed anew by "
+            "torch.utils.checkpoint. Call checkpoint with use_reentrant=False."
+        )
     for p in frozen:
         p.grad = None
         p.requires_grad_(False)
     owned = {p for group in step.param_groups for p in group["params"] if p.grad is not None}
     step.step()
     return Trace(
-        layers=tuple(call.finished(owned) for call in calls),
+        layers=tuple(call.finished(owned) for call in heard),
         inputs=inputs,
         targets=targets,
         outputs=kept_outputs,
@@ -129,6 +142,12 @@ def _traced(
         optimizer=described(step),
         lr=common_lr(step),
     )
+
+
+def _as_written() -> AbstractContextManager:
+    """Compiled parts run as they were written: their code has no layers. Where nothing is compiled, PyTorch's compiler, slow to
+    import, is left alone."""
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _unfreeze(layers: Iterable[Dense]) -> list[Tensor]:
@@ -146,11 +165,12 @@ def _check_types(model: Any, inputs: Any, targets: Any) -> None:
         raise TypeError(
             f"trace expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass the model itself."
         )
+    otherwise = {"inputs": "wrap the model in a module of one tensor", "targets": "let the loss find the rest"}
     for role, x in (("inputs", inputs), ("targets", targets)):
         if not isinstance(x, Tensor):
             raise TypeError(
                 f"trace expected `{role}` to be a torch.Tensor, got {type(x).__name__}. "
-                f"Convert it with torch.as_tensor({role}), or wrap the model in a module of one tensor."
+                f"Convert it with torch.as_tensor({role}), or {otherwise[role]}."
             )
 
 

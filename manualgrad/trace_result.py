@@ -80,6 +80,20 @@ class Trace:
 
         return coloured(self, width=options.max_width)
 
+    def plot(self) -> Any:
+        """A matplotlib figure: norms by layer, updates against weights, and heat maps of delta, w and dC/dw.
+
+        Raises:
+            MissingExtraError: the `demo` extra is not installed.
+            TypeError: complex numbers, which have no place on its axes.
+        """
+        from manualgrad.extras import require
+
+        require("matplotlib", extra="demo", purpose="Trace.plot()")
+        from manualgrad.explain.plots import plot
+
+        return plot(self)
+
     def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
         """Write one self-contained page that shows the step. Raises MissingExtraError without the `demo` extra."""
         from manualgrad.explain.page import write_page

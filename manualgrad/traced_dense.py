@@ -31,6 +31,7 @@ class Call:
             self.z = equations.weighted_sum(self.inputs.to(cast), self.weight_before.to(cast), bias)
             self.kept = self.a if layer.activation.from_output else self.z
             self.derivative = layer.activation.derivative(self.kept)
+        self.has_gradient = False
         self.cost_gradient, self.delta = torch.zeros_like(self.a), torch.zeros_like(self.a)
         self.grad_weight = torch.zeros_like(self.weight_before)
         self.grad_bias = None if self.bias_before is None else torch.zeros_like(self.bias_before)
@@ -40,6 +41,7 @@ class Call:
         cost_gradient, sigma = upstream[0], self.layer.activation
         if cost_gradient is None:
             return
+        self.has_gradient = True
         with torch.no_grad(), without_autocast(self.a.device.type):
             self.cost_gradient = copied(cost_gradient)
             self.delta = equations.output_error(self.cost_gradient, sigma, None if sigma is identity else self.kept)

@@ -60,9 +60,8 @@ class Network:
             deltas.insert(0, delta)
         return deltas
 
-    def train_on(self, batch: list[tuple[Column, Column]], eta: float) -> float:
-        """One step of gradient descent on the mean gradient of the batch. Returns its mean cost before the step."""
-        cost = sum(self.cost(x, y) for x, y in batch) / len(batch)
+    def gradients(self, batch: list[tuple[Column, Column]]) -> tuple[list[Matrix], list[Column]]:
+        """dC/dw and dC/db of every layer, the means over the batch."""
         weight_gradients = [[[0.0] * len(w_j) for w_j in w] for w in self.weights]
         bias_gradients = [[0.0] * len(b) for b in self.biases]
         for x, y in batch:
@@ -72,6 +71,12 @@ class Network:
                     bias_gradients[layer][j] += delta_j / len(batch)
                     for k, a_k in enumerate(activations[layer]):
                         weight_gradients[layer][j][k] += delta_j * a_k / len(batch)
+        return weight_gradients, bias_gradients
+
+    def train_on(self, batch: list[tuple[Column, Column]], eta: float) -> float:
+        """One step of gradient descent on the mean gradient of the batch. Returns its mean cost before the step."""
+        cost = sum(self.cost(x, y) for x, y in batch) / len(batch)
+        weight_gradients, bias_gradients = self.gradients(batch)
         for layer, (w, b) in enumerate(zip(self.weights, self.biases, strict=True)):
             for j in range(len(b)):
                 b[j] -= eta * bias_gradients[layer][j]
