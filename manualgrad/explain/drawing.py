@@ -158,7 +158,8 @@ def _column(q: Quantities, look: Look, name: str, x: float, ys: list[float], rad
         ]
         bias = cell(q, f"{q.drawn(bias_term)}:0:{j}") if bias_term in q and bias_term is not None else None
         neurons.append(Neuron(x, y, axis.labels[j], main, minor, bias))
-    terms = " ".join([shows.term or name, *(term for _, term in shows.minor)])
+    under_the_circle = () if has_text else shows.minor  # no room for them there: the circle stands for them too
+    terms = " ".join([shows.term or name, *(term for _, term in under_the_circle)])
     title = {"a": f"layer {layer}" if layer else "input", "x": f"input of {name[1:]}", "o": "outputs"}[name[0]]
     note = None if axis.is_whole else f"{axis.count} of {axis.size}"
     return Column(name, shows, terms, bias_term or "", neurons, x, title, note)

@@ -48,8 +48,9 @@ class Formula:
 
 def formula_of(traces: Sequence[Trace]) -> Formula | None:
     """The formula that gives every trace's loss and output gradient, or None."""
+    finite = [trace for trace in traces if trace.loss.isfinite()]  # a NaN would agree with any formula
     for formula in _FORMULAS:
-        if all(_gives(formula, trace) for trace in traces):
+        if finite and all(_gives(formula, trace) for trace in finite):
             return formula
     return None
 
@@ -58,7 +59,7 @@ def _gives(formula: Formula, trace: Trace) -> bool:
     outputs = trace.outputs.double()
     targets = trace.targets.double() if trace.targets.shape == outputs.shape else trace.targets
     rows = targets_as_rows(trace).double()
-    if outputs.dim() > 2 or outputs.numel() != rows.numel():
+    if outputs.numel() != rows.numel():
         return False
     try:
         value = formula.value(outputs, targets)

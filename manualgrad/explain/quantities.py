@@ -162,5 +162,9 @@ def targets_as_rows(trace: Trace) -> Tensor:
 
 
 def _per_example(x: Tensor, trace: Trace) -> Tensor:
+    """Outputs or targets: rows as the last layer has them if they go with its rows, else a row for each entry of axis 0."""
+    last = trace.layers[-1].a
+    if last.shape[:-1] == trace.outputs.shape[:-1] and x.shape == trace.outputs.shape:
+        return as_rows(x)
     rows = trace.outputs.size(0) if trace.outputs.dim() > 1 else 1
     return x.reshape(rows, -1) if x.numel() and x.numel() % rows == 0 else x.reshape(1, -1)

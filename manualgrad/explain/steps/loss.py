@@ -73,7 +73,7 @@ def _look(depth: int, outputs: str, gradient: str) -> Look:
 def _notes(q: Quantities, formula: Formula | None, rows: int, has_classes: bool) -> list[str]:
     notes = []
     if formula is None:
-        notes.append("This loss is not one whose formula the page knows. Its value and gradient are those of the step.")
+        notes.append("No formula that the page knows gives this loss. Its value and gradient are those of the step.")
     else:
         width = q[q.output_term()].columns.size
         notes.append(
