@@ -67,7 +67,7 @@ def opened(browser: Any, path: Path, *, width: int = 1000, at: str = "", **optio
     requests: list[str] = []
     page.on("console", lambda message: complaints.append(message.text))
     page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on("dialog", lambda dialog: (complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
+    page.on("dialog", lambda dialog: complaints.append(f"dialog {dialog.message}"))
     page.on("request", lambda request: requests.append(request.url))
     page.goto(path.as_uri() + at)
     yield page

@@ -2,6 +2,7 @@
 
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from by_hand import Network, sigma_prime
@@ -15,7 +16,7 @@ Matrix = list[list[float]]
 
 def by_hand() -> dict[str, Matrix]:
     """Every quantity of the page by its name there, an example or a neuron in each row. delta has the 1/r of the mean cost."""
-    layers = list(xor_net())
+    layers: list[Any] = list(xor_net())
     weights, biases = [layer.weight.tolist() for layer in layers], [layer.bias.tolist() for layer in layers]
     network = Network(weights, biases)
     batch = list(zip(XOR.tolist(), EITHER.tolist(), strict=True))
