@@ -5,19 +5,19 @@
 Expected output:
 
     the gradient by input[1] is 0.2 times what it should be; right for a batch of one: a sum over the batch is missing
-    output           passed         as the reference's
-    gradient         passed         of 2 tensors, as the reference's
-    frozen inputs    passed         3 subsets of requires_grad
+    output           passed          as the reference's
+    gradient         passed          of 2 tensors, as the reference's
+    frozen inputs    passed          3 subsets of requires_grad
     ...
-    in place         passed         inputs, upstream gradient and saved tensors untouched
-    memory leak      passed         nothing outlives 100 calls
+    in place         passed          inputs, upstream gradient and saved tensors untouched
+    memory leak      passed          nothing outlives 100 calls
     ...
-    torch.compile    passed         no graph break
-    vmap             passed         outputs and per-sample gradients
-    jvp              not supported  NotImplementedError: You must implement the jvp function for custom autograd.Function t...
+    torch.compile    passed          no graph break
+    vmap             passed          outputs and per-sample gradients
+    jvp              not supported   NotImplementedError: You must implement the jvp function for custom autograd.Function t...
     ...
 
-    17 passed, 0 failed, 5 not supported.
+    18 passed, 0 failed, 1 not supported, 3 not applicable.
 """
 
 import torch
@@ -54,7 +54,7 @@ class Fixed(ScaledSiLU):
         z, scale = ctx.saved_tensors
         s = torch.sigmoid(z)
         z_gradient = g * scale * s * (1 + z * (1 - s)) if ctx.needs_input_grad[0] else None
-        return z_gradient, (g * z * s).sum(0) if ctx.needs_input_grad[1] else None
+        return z_gradient, (g * z * s).sum_to_size(scale.shape) if ctx.needs_input_grad[1] else None
 
 
 def reference(z: Tensor, scale: Tensor) -> Tensor:
@@ -68,5 +68,5 @@ report = mg.check_backward(ScaledSiLU, reference, z, scale)
 print(report.failed["gradient"].detail)
 
 report = mg.check_backward(Fixed, reference, z, scale)
-report.assert_ok()  # what a test says
+report.assert_ok(require=("vmap", "torch.compile"))  # what a test says
 print(report)

@@ -2,7 +2,8 @@
 
 from importlib.metadata import version
 
-import manualgrad.factored_list_operations  # noqa: F401  fills the table of operations
+import manualgrad.factored_list_operations
+import manualgrad.factored_reading_operations  # noqa: F401  both fill the table of operations
 from manualgrad.activations import Activation, activations
 from manualgrad.comparison import Comparison, compare
 from manualgrad.conformance import Conformance, check_backward

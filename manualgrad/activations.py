@@ -1,4 +1,4 @@
-"""Activation functions: sigma, and sigma' written by hand.
+"""The built-in activation functions: sigma, and sigma' written by hand.
 
 sigma' is computed from the output a where that is possible (sigmoid: a (1 - a)), so that a layer need not keep z;
 otherwise from z. `product` is g * sigma' in one pass over memory: PyTorch's own backward kernel, which rounds as
@@ -10,110 +10,18 @@ The definitions are those of `torch.nn`; the derivatives are theirs.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from functools import partial
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manualgrad.activation_checks import check_definition, checked_derivative
+from manualgrad.activation import Activation, activation_named, activations, build_in
 
+
+__all__ = ["Activation", "activation_named", "activations", "elu", "identity", "leaky_relu", "softplus"]
 
 aten = torch.ops.aten
-
-_built_in: dict[str, Activation] = {}
-_user_defined: dict[str, Activation] = {}
-activations: Mapping[str, Activation] = MappingProxyType(_built_in)
-
-
-class Activation:
-    """An activation function a = sigma(z) with its derivative sigma'(z), both elementwise.
-
-    `mg.Activation("cube", value=lambda z: z**3, derivative=lambda z: 3 * z**2)` can be used at once as an object, or by
-    name: `mg.Dense(2, 3, activation="cube")`. Making another one of the same name replaces it.
-
-    Args:
-        name: what it is called, and how a layer that uses it finds it again when it is unpickled.
-        value: z -> a, any shape; must not change z.
-        derivative: z -> sigma'(z), or a -> sigma'(z) if `from_output`; the shape and dtype of its argument.
-            Second derivatives are taken through it by autograd. Raises ValueError where its result has another shape.
-        from_output: `derivative` and `product` are functions of a. Saves memory: the layer then does not keep z.
-        product: (g, z or a) -> g * sigma' (conj(sigma') if complex), where one kernel does both. Optional.
-        value_in_place: z -> a, written over z. Optional; used where z is the layer's own and needed no more.
-        recipe: how pickle makes it again, as `object.__reduce__` returns it. By default: by its name.
-
-    Raises:
-        TypeError: the name is not a string, `value` or `derivative` cannot be called.
-        ValueError: the name is that of a built-in activation.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        value: Callable[[Tensor], Tensor],
-        derivative: Callable[[Tensor], Tensor],
-        *,
-        from_output: bool = False,
-        product: Callable[[Tensor, Tensor], Tensor] | None = None,
-        value_in_place: Callable[[Tensor], Tensor] | None = None,
-        recipe: tuple[Callable[..., Activation], tuple] | None = None,
-    ) -> None:
-        check_definition(name, value, derivative)
-        if name in activations:
-            raise ValueError(f"Activation {name!r} is built in and cannot be redefined. Choose another name.")
-        self.name = name
-        self.value = value
-        self.derivative = derivative if product else checked_derivative(name, derivative)
-        self.from_output = from_output
-        self.product = product
-        self.value_in_place = value_in_place if from_output else None  # else z is kept
-        self.recipe = recipe or (activation_named, (name,))
-        _user_defined[name] = self
-
-    def __repr__(self) -> str:
-        return f"Activation({self.name!r})"
-
-    def __reduce__(self) -> tuple[Callable[..., Activation], tuple]:
-        return self.recipe
-
-    def __fx_create_arg__(self, tracer: torch.fx.Tracer) -> Any:
-        """How a traced graph writes it down: by its name, or by the call that makes it."""
-        function, arguments = self.recipe
-        return (
-            self.name if function is activation_named else tracer.create_node("call_function", function, arguments, {})
-        )
-
-    def __deepcopy__(self, memo: dict) -> Activation:
-        return self  # not by name: another activation may have taken it meanwhile
-
-
-def activation_named(activation: str | Activation | None) -> Activation:
-    """The activation of that name; an `Activation` is returned as it is, None is the identity.
-
-    Raises:
-        ValueError: nothing is known by that name. The message lists what is.
-        TypeError: neither a name nor an `Activation`.
-    """
-    if activation is None:
-        return identity
-    if isinstance(activation, Activation):
-        return activation
-    if not isinstance(activation, str):
-        raise TypeError(
-            f"Expected `activation` to be a name, an Activation or None, got {activation!r}. "
-            "Pass for example 'relu', or wrap a function: mg.Activation(name, value=..., derivative=...)."
-        )
-    found = _built_in.get(activation) or _user_defined.get(activation)
-    if found is None:
-        known = ", ".join([*_built_in, *_user_defined])
-        raise ValueError(
-            f"Unknown activation {activation!r}. Known: {known}. "
-            f"Define your own with mg.Activation({activation!r}, value=..., derivative=...)."
-        )
-    return found
 
 
 def _step(x: Tensor) -> Tensor:
@@ -194,18 +102,8 @@ def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
     )
 
 
-def _build_in(name: str, activation: Activation) -> Activation:
-    del _user_defined[activation.name]
-    activation.name = name
-    activation.recipe = (activation_named, (name,))
-    _built_in[name] = activation
-    return activation
-
-
-identity = _build_in(
-    "identity", Activation("identity", value=lambda z: z, derivative=torch.ones_like, from_output=True)
-)
-_build_in(
+identity = build_in("identity", Activation("identity", value=lambda z: z, derivative=torch.ones_like, from_output=True))
+build_in(
     "relu",
     Activation(
         "relu",
@@ -216,9 +114,9 @@ _build_in(
         value_in_place=torch.relu_,
     ),
 )
-_build_in("leaky_relu", leaky_relu())
-_build_in("elu", elu())
-_build_in(
+build_in("leaky_relu", leaky_relu())
+build_in("elu", elu())
+build_in(
     "sigmoid",
     Activation(
         "sigmoid",
@@ -229,7 +127,7 @@ _build_in(
         value_in_place=torch.sigmoid_,
     ),
 )
-_build_in(
+build_in(
     "tanh",
     Activation(
         "tanh",
@@ -240,9 +138,9 @@ _build_in(
         value_in_place=torch.tanh_,
     ),
 )
-_build_in("softplus", softplus())
-_build_in("gelu", Activation("gelu", value=F.gelu, derivative=_gelu_derivative, product=aten.gelu_backward))
-_build_in(
+build_in("softplus", softplus())
+build_in("gelu", Activation("gelu", value=F.gelu, derivative=_gelu_derivative, product=aten.gelu_backward))
+build_in(
     "gelu_tanh",
     Activation(
         "gelu_tanh",
@@ -251,4 +149,4 @@ _build_in(
         product=partial(aten.gelu_backward, approximate="tanh"),
     ),
 )
-_build_in("silu", Activation("silu", value=F.silu, derivative=_silu_derivative, product=aten.silu_backward))
+build_in("silu", Activation("silu", value=F.silu, derivative=_silu_derivative, product=aten.silu_backward))

@@ -31,6 +31,9 @@ COMMANDS = {
     "compare": Command(
         "manualgrad.lightning.compare_command:compare", "set gradients by hand beside autograd's", LIGHTNING
     ),
+    "explain": Command(
+        "manualgrad.explain.command:main", "show every number of a training step, on a page too", ("sklearn",)
+    ),
     "bench": Command(
         "manualgrad.bench.command:main", "measure time and memory against autograd", ("rich", "matplotlib")
     ),

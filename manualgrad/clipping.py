@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from manualgrad import equations
 from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored_norms import two_norm
 
 
 # dC/db; dC/dw; or the factors of dC/dw, delta (r, m) and a (r, n)
@@ -20,12 +21,18 @@ def clip_by_norm(gradients: Gradients, max_norm: float) -> Gradients:
     Factors that are larger than their product become that product first. The norm is not read on the host.
     """
     gradients = [(p, _smaller(gradient)) for p, gradient in gradients]
-    norms = [torch.linalg.vector_norm(as_tensor(gradient)) for _, gradient in gradients]
+    norms = [_norm(gradient) for _, gradient in gradients]
     total = torch.linalg.vector_norm(torch.stack(norms))
     coefficient = torch.clamp(max_norm / (total + 1e-6), max=1.0)
     for _, gradient in gradients:
         (gradient if isinstance(gradient, Tensor) else gradient[0]).mul_(coefficient)
     return gradients
+
+
+def _norm(gradient: Gradient) -> Tensor:
+    if isinstance(gradient, Tensor):
+        return torch.linalg.vector_norm(gradient)
+    return two_norm(FactoredGradient(*gradient)).to(gradient[0].dtype)
 
 
 def as_tensor(gradient: Gradient) -> Tensor:

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad.comparison_result import Comparison, Row
+from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factoring import pass_on_requests
 from manualgrad.on_copies import RandomStates, checked_loss, copied, each_tensor
 from manualgrad.reference import by_autograd
 
@@ -32,6 +34,9 @@ def compare(
     Works on copies: the model, the loss if it is a module, gradients, buffers and training flag, and torch's, Python's
     and NumPy's random states, are left as they were. All three ways see the same random numbers (dropout), as far as a device
     draws the same ones in float64.
+
+    Where an optimizer has asked for factored gradients (`GradientDescent`, `keep_factored`), so does the comparison: what is
+    compared is then the product of the factors that training would use, and the row says so.
 
     Args:
         model: any module; only gradients through `Dense`, `dense` and this package's losses are by hand.
@@ -83,7 +88,8 @@ def _gradients(
     widened: bool = False,
 ) -> tuple[float, list[str], list[Tensor]]:
     """The loss, and names and gradients of parameters and inputs, on copies of everything; in float64 if `widened`."""
-    model = copy.deepcopy(model)
+    original, model = model, copy.deepcopy(model)
+    pass_on_requests(original, model, by=model)
     loss = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
     if widened:
         for module in (model, loss):
@@ -128,12 +134,15 @@ def _leaf(x: Any) -> Any:
 def _row(name: str, by_hand: Tensor, autograd: Tensor, truth: Tensor, tolerance: float | None) -> Row:
     if tolerance is None:
         tolerance = _TOLERANCE[autograd.dtype]
+    factored = isinstance(by_hand, FactoredGradient) and not by_hand.is_dense
+    if isinstance(by_hand, FactoredGradient):
+        by_hand = by_hand.to_dense()
     difference, scale = _largest_difference(by_hand, autograd), _largest(autograd)
     error_by_hand = _relative(_largest_difference(by_hand, truth), _largest(truth))
     error_by_autograd = _relative(_largest_difference(autograd, truth), _largest(truth))
     relative = _relative(difference, scale)
     ok = relative <= tolerance or error_by_hand <= 2 * error_by_autograd < 1  # beyond 1 the truth tells nothing
-    return Row(name, tuple(autograd.shape), difference, relative, error_by_hand, error_by_autograd, ok)
+    return Row(name, tuple(autograd.shape), difference, relative, error_by_hand, error_by_autograd, ok, factored)
 
 
 def _largest(x: Tensor) -> float:

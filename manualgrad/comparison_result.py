@@ -20,6 +20,7 @@ class Row:
     error_by_hand: float  # max |by hand - truth| over max |truth|
     error_by_autograd: float  # max |autograd - truth| over max |truth|
     ok: bool
+    factored: bool = False  # by hand it was a `FactoredGradient`
 
 
 @dataclass(frozen=True)
@@ -68,9 +69,10 @@ class Comparison:
 
     def _verdict(self) -> str:
         wrong = [row.name for row in self.rows if not row.ok]
-        if wrong:
-            return f"NOT ok: {', '.join(wrong)}. Largest relative difference {self.max_relative_error:.1e}."
-        return f"All {len(self.rows)} rows ok. Largest relative difference {self.max_relative_error:.1e}."
+        factored = [row.name for row in self.rows if row.factored]
+        verdict = f"NOT ok: {', '.join(wrong)}." if wrong else f"All {len(self.rows)} rows ok."
+        verdict += f" Largest relative difference {self.max_relative_error:.1e}."
+        return f"{verdict} Factored by hand: {', '.join(factored)}." if factored else verdict
 
     def plot(self) -> Any:
         """A matplotlib figure: both errors against the truth, a pair of bars for each row, cut off at 1000.

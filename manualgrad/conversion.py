@@ -19,6 +19,7 @@ from manualgrad.dense import Dense
 
 
 Model = TypeVar("Model", bound=nn.Module)
+_ROOT = "(the model itself)"
 Selection = str | Iterable[str] | Callable[[str, nn.Module], bool]
 
 
@@ -27,11 +28,13 @@ def convert(model: Model, include: Selection | None = None, exclude: Selection |
 
     In an `nn.Sequential`, an activation directly after the layer (ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softplus, GELU,
     SiLU) moves into it, and an `nn.Identity` takes its slot, so that state dict keys stay. It is left where it is if it
-    or the layer has hooks or is used in several places. Of such a layer the output is a, not z: exclude it if the model
-    also calls it by itself (`self.net[0](x)`).
+    or the layer has hooks or is used in several places, or if the class that holds the `nn.Sequential` does more with it
+    than call it (`self.net[0](x)`, `for layer in self.net`). Otherwise the layer's output is then a, not z: know that
+    when you call it by itself from outside of the model, or hook it later.
 
     Left alone: subclasses of `nn.Linear`; parametrized, quantised, lazy, sharded and scripted layers; layers whose
-    weight is read and never called, as `nn.MultiheadAttention`'s. `conversion_report(model)` says which and why.
+    weight is read and never called, as `nn.MultiheadAttention`'s. `conversion_report(model)` says which and why. Tools
+    that look for exactly `nn.Linear`, as `quantize_dynamic` does, find none: `revert` before.
 
     Args:
         model: any module, also a single `nn.Linear`.
@@ -42,7 +45,7 @@ def convert(model: Model, include: Selection | None = None, exclude: Selection |
         The model itself.
 
     Raises:
-        TypeError: not a module.
+        TypeError: not a module; `include` or `exclude` is neither names nor a function.
         ValueError: a name that matches no linear layer.
     """
     layers = _linear_layers(model, "convert")
@@ -51,10 +54,13 @@ def convert(model: Model, include: Selection | None = None, exclude: Selection |
         chosen -= _selected(layers, exclude, "exclude")
     sequence = Sequence(model)
     plan = [
-        (layer, names[0], sequence.fusible(layer)[0])
+        (layer, _path(names), sequence.fusible(layer)[0])
         for layer, names in layers.items()
         if layer in chosen and type(layer) is nn.Linear and obstacle(layer) is None
     ]
+    for layer, names in layers.items():
+        if "path" in layer.__dict__:
+            layer.__dict__["path"] = _path(names)  # it may have been converted as part of a part
     for layer, name, activation in plan:
         layer.__class__ = Dense
         layer.__dict__.update(activation=activation or identity, path=name)
@@ -78,7 +84,8 @@ def revert(model: Model) -> Model:
         TypeError: not a module.
         RuntimeError: a converted layer has been changed since, so that it cannot be restored. Nothing is changed.
     """
-    layers = {layer: layer.path for layer in _linear_layers(model, "revert") if "path" in layer.__dict__}
+    named = _linear_layers(model, "revert")
+    layers = {layer: layer.path or names[0] for layer, names in named.items() if "path" in layer.__dict__}
     slots = {}
     for parent in model.modules():
         slots.update({id(child): (parent, slot) for slot, child in parent._modules.items()})
@@ -151,7 +158,7 @@ def conversion_report(model: nn.Module) -> ConversionReport:
     """
     layers = _linear_layers(model, "conversion_report")
     sequence = Sequence(model)
-    rows = []
+    rows: list[Conversion] = []
     for layer, names in layers.items():
         status, note = _status(layer, sequence)
         if len(names) > 1:
@@ -163,7 +170,9 @@ def conversion_report(model: nn.Module) -> ConversionReport:
 def _status(layer: nn.Module, sequence: Sequence) -> tuple[str, str]:
     if "path" in layer.__dict__:
         if "fused" in layer.__dict__:
-            return "converted", f"with {type(layer.__dict__['fused'][1]).__name__}"
+            placeholder, original = layer.__dict__["fused"]
+            kept = id(placeholder) in sequence.uses
+            return "converted", f"with {type(original).__name__}" + ("" if kept else ", whose nn.Identity is gone")
         return "converted", sequence.fusible(layer)[1]
     if type(layer) is Dense:
         return "left", "a Dense from the start"
@@ -180,14 +189,26 @@ def _linear_layers(model: nn.Module, caller: str) -> dict[nn.Module, list[str]]:
     layers: dict[nn.Module, list[str]] = {}
     for name, module in model.named_modules(remove_duplicate=False):
         if is_linear_like(module):
-            layers.setdefault(module, []).append(name or "(the model itself)")
+            layers.setdefault(module, []).append(name or _ROOT)
     return layers
+
+
+def _path(names: list[str]) -> str:
+    """What errors call the layer: its first name; "" for a layer that is all of the model."""
+    return "" if names[0] == _ROOT else names[0]
 
 
 def _selected(layers: dict[nn.Module, list[str]], selection: Selection, argument: str) -> set[nn.Module]:
     if callable(selection):
         return {layer for layer, names in layers.items() if any(selection(name, layer) for name in names)}
-    patterns = [selection] if isinstance(selection, str) else list(selection)
+    patterns = (
+        [selection] if isinstance(selection, str) else list(selection) if isinstance(selection, Iterable) else [None]
+    )
+    if not all(isinstance(pattern, str) for pattern in patterns):
+        raise TypeError(
+            f"convert expected `{argument}` to be a name, several names, or a function (name, module) -> bool, got {selection!r}. "
+            "Names are those of model.named_modules()."
+        )
     chosen = set()
     for pattern in patterns:
         matching = {layer for layer, names in layers.items() if any(_matches(name, pattern) for name in names)}

@@ -15,6 +15,7 @@ from torch.nn.utils import parametrize
 
 from manualgrad.activations import Activation, activations, elu, leaky_relu, softplus
 from manualgrad.dense import Dense
+from manualgrad.taken_apart import taken_apart
 
 
 def is_linear_like(module: nn.Module) -> bool:
@@ -63,9 +64,10 @@ class Sequence:
 
     def __init__(self, model: nn.Module) -> None:
         self.uses = Counter(id(child) for parent in model.modules() for child in parent._modules.values())
+        self.taken_apart = taken_apart(model)
         self.next: dict[int, tuple[nn.Sequential, str]] = {}  # id of a module -> where its successor stands
         for parent in model.modules():
-            if isinstance(parent, nn.Sequential) and type(parent).forward is nn.Sequential.forward:
+            if isinstance(parent, nn.Sequential) and _runs_in_order(parent):
                 slots = list(parent._modules)
                 for slot, following in zip(slots[:-1], slots[1:], strict=True):
                     self.next[id(parent._modules[slot])] = (parent, following)
@@ -77,6 +79,11 @@ class Sequence:
         if following is None or type(following) not in _FUSED:
             return None, ""
         name = type(following).__name__
+        if id(parent) in self.taken_apart:
+            return (
+                None,
+                f"{name} not fused: {self.taken_apart[id(parent)]} does more with the nn.Sequential than call it",
+            )
         if self.uses[id(layer)] > 1:
             return None, f"{name} not fused: the layer is used in several places"
         if self.uses[id(following)] > 1:
@@ -86,6 +93,10 @@ class Sequence:
         if has_hooks(following) or "forward" in following.__dict__:
             return None, f"{name} not fused: it has hooks or a forward of its own"
         return _FUSED[type(following)](following), ""
+
+
+def _runs_in_order(sequential: nn.Sequential) -> bool:
+    return type(sequential).forward is nn.Sequential.forward and "forward" not in sequential.__dict__
 
 
 # Exact types only: a subclass may compute something else. The module's parameters are kept as they are.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
 from manualgrad.autocast import is_autocasting, is_castable, without_autocast
-from manualgrad.dense_checks import check_arguments, checked_device_type, fit
+from manualgrad.dense_checks import check_arguments, check_devices, check_tensors, fit
 from manualgrad.factoring import may_keep_factors, weight_gradient_or_factors
 from manualgrad.function_call import call, is_left_to_autograd
 from manualgrad.reference import is_by_autograd
@@ -38,7 +38,9 @@ class DenseFunction(torch.autograd.Function):
         activation: Activation,
     ) -> Tensor | tuple[Tensor, Tensor]:
         if weight.dtype != a_below.dtype:  # autocast: `dense` has cast the input only
-            weight, bias = weight.to(a_below.dtype), None if bias is None else bias.to(a_below.dtype)
+            weight = weight.to(a_below.dtype)
+        if bias is not None and bias.dtype != a_below.dtype:
+            bias = bias.to(a_below.dtype)
         z = equations.weighted_sum(a_below, weight, bias)
         if activation.value_in_place is not None and type(z) is Tensor:  # nobody else holds z; subclasses may refuse
             return activation.value_in_place(z)
@@ -61,8 +63,8 @@ class DenseFunction(torch.autograd.Function):
         upstream = z_gradient if cost_gradient is None else cost_gradient
         if upstream is None:
             return None, None, None, None
-        if is_autocasting(upstream.device.type):  # the dtypes were chosen in the forward pass
-            with torch.autocast(upstream.device.type, enabled=False):
+        if is_autocasting(upstream):  # the dtypes were chosen in the forward pass
+            with without_autocast(upstream):
                 return _backward(ctx, cost_gradient, z_gradient)
         return _backward(ctx, cost_gradient, z_gradient)
 
@@ -84,7 +86,8 @@ class DenseFunctionWithTangent(DenseFunction):
         if at_weight.dtype != at_a_below.dtype:
             at_weight = at_weight.to(at_a_below.dtype)
             weight = None if weight is None else weight.to(at_a_below.dtype)
-            bias = None if bias is None else bias.to(at_a_below.dtype)
+        if bias is not None:
+            bias = bias.to(at_a_below.dtype)
         z = equations.weighted_sum_tangent(at_a_below, at_weight, a_below, weight, bias)
         a = None if z is None else equations.activation_tangent(z, ctx.activation, kept)
         return a if ctx.activation.from_output else (a, z)
@@ -102,7 +105,12 @@ def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None)
     needs_a_below, needs_weight, needs_bias, _ = ctx.needs_input_grad
     a_below, weight, kept = ctx.saved_tensors
     a_below_gradient = weight_gradient = bias_gradient = None
-    delta = _delta(cost_gradient, z_gradient, ctx.activation, kept)
+    # dC/dz: through a, and also directly where z itself is used (only in second derivatives)
+    delta: Any = z_gradient
+    if cost_gradient is not None:
+        delta = equations.output_error(cost_gradient, ctx.activation, kept)
+        if z_gradient is not None:
+            delta = delta + z_gradient
     if needs_a_below:
         if weight.dtype != delta.dtype:
             weight = weight.to(delta.dtype)
@@ -114,17 +122,6 @@ def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None)
     if needs_bias:
         bias_gradient = equations.bias_gradient(delta)
     return a_below_gradient, weight_gradient, bias_gradient, None
-
-
-def _delta(
-    cost_gradient: Tensor | None, z_gradient: Tensor | None, activation: Activation, kept: Tensor | None
-) -> Tensor:
-    """dC/dz: through a, and also directly where z itself is used (only in second derivatives)."""
-    if cost_gradient is None:
-        assert z_gradient is not None
-        return z_gradient
-    delta = equations.output_error(cost_gradient, activation, kept)
-    return delta if z_gradient is None else delta + z_gradient
 
 
 def rows(x: Tensor) -> Tensor:
@@ -148,25 +145,26 @@ def dense(
         Gradients are sums over the leading axes, as autograd's are.
 
     Raises:
-        ValueError: the shapes do not fit, or the activation is unknown.
-        TypeError: `input` is not a floating point or complex tensor of the dtype of `weight`.
+        ValueError: shapes or devices do not fit, or the activation is unknown.
+        TypeError: input, weight and bias are not floating point or complex tensors of one dtype.
     """
     if not isinstance(activation, Activation):
         activation = activation_named(activation)
     if is_by_autograd() or is_left_to_autograd():
         z = nn.functional.linear(input, weight, bias)
-        with without_autocast(z.device.type):  # which would compute some activations in float32
+        with without_autocast(z):  # which would compute some activations in float32
             return activation.value(z)
-    if fit(input, weight, bias) and not is_autocasting(input.device.type):
+    if fit(input, weight, bias) and not is_autocasting(input):
         return _apply(input, weight, bias, activation)  # the usual case, quickly
-    device_type = checked_device_type(input, weight)
-    if is_autocasting(device_type) and is_castable(input) and is_castable(weight):
-        # As autocast does for a linear layer. The weight is cast inside, so that it stays a leaf.
-        input = input.to(torch.get_autocast_dtype(device_type))
-        check_arguments(input, weight, bias, weight_dtype=input.dtype)
-        with without_autocast(device_type):
+    check_tensors(input, weight, bias)
+    if is_autocasting(input) and is_castable(input) and is_castable(weight):
+        # As autocast does for a linear layer. The parameters are cast inside, so that they stay leaves.
+        input = input.to(torch.get_autocast_dtype(input.device.type))
+        bias_dtype = input.dtype if bias is None or is_castable(bias) else bias.dtype
+        check_arguments(input, weight, bias, input.dtype, bias_dtype)
+        with without_autocast(input):
             return _apply(input, weight, bias, activation)
-    check_arguments(input, weight, bias, weight_dtype=weight.dtype)
+    check_arguments(input, weight, bias, weight.dtype, weight.dtype if bias is None else bias.dtype)
     return _apply(input, weight, bias, activation)
 
 
@@ -174,10 +172,16 @@ torch.fx.wrap("dense")  # symbolic tracing records the call as it is: a Proxy ha
 
 
 def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activation) -> Tensor:
-    if not torch.is_grad_enabled():  # nothing to differentiate: a plain linear layer, for inference and export
-        output = DenseFunction.forward(input, weight, bias, activation)
-    else:
-        output = call(DenseFunction, DenseFunctionWithTangent, input, weight, bias, activation)
+    try:
+        if not torch.is_grad_enabled():  # nothing to differentiate: a plain linear layer, for inference and export
+            output = DenseFunction.forward(input, weight, bias, activation)
+        else:
+            output = call(DenseFunction, DenseFunctionWithTangent, input, weight, bias, activation)
+    except (
+        RuntimeError
+    ):  # PyTorch looks at the devices anyway: looking first would cost every call what only this one needs
+        check_devices(input, weight, bias)
+        raise
     return output if isinstance(output, Tensor) else output[0]
 
 
@@ -227,10 +231,15 @@ class Dense(nn.Linear):
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        # `self.weight` is found only after a search in vain, which takes a tenth of a small layer's time. A weight that is
+        # computed (a parametrization, weight_norm) is no parameter; it is found as an attribute.
+        held: dict[str, Any] = self._parameters
+        weight = held["weight"] if "weight" in held else self.weight
+        bias = held["bias"] if "bias" in held else self.bias
         try:
-            return dense(input, self.weight, self.bias, self.activation)
+            return dense(input, weight, bias, self.activation)
         except (TypeError, ValueError) as error:
-            if self.path is None:
+            if not self.path:
                 raise
             raise type(error)(f"Layer {self.path!r}: {error}") from error
 

@@ -7,31 +7,32 @@ from torch import Tensor
 
 
 def fit(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
-    """Whether a dense layer takes these as they are. Where it does not, the functions below say why."""
+    """Whether a dense layer takes these as they are, wherever they are. If not, the functions below say why."""
     return (
         isinstance(input, Tensor)
         and isinstance(weight, Tensor)
         and input.dtype == weight.dtype
-        and (input.dtype.is_floating_point or input.dtype.is_complex)
-        and weight.dim() == 2
-        and input.dim() > 0
-        and input.size(-1) == weight.size(1)
-        and (bias is None or (bias.dim() == 1 and bias.size(0) == weight.size(0)))
+        and (input.is_floating_point() or input.is_complex())
+        and len(shape := weight.shape) == 2
+        and input.shape[-1:] == shape[1:]
+        and (bias is None or (isinstance(bias, Tensor) and bias.dtype == weight.dtype and bias.shape == shape[:1]))
     )
 
 
-def checked_device_type(input: Tensor, weight: Tensor) -> str:
-    """The device type of the input. Raises TypeError unless both are tensors."""
-    for role, x in (("input", input), ("weight", weight)):
-        if not isinstance(x, Tensor):
+def check_tensors(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises TypeError unless all are tensors, but for a bias of None."""
+    for role, x in (("input", input), ("weight", weight), ("bias", bias)):
+        if not isinstance(x, Tensor) and not (role == "bias" and x is None):
             raise TypeError(
                 f"A dense layer expected a torch.Tensor as {role}, got {type(x).__name__}. Convert it with torch.as_tensor({role})."
             )
-    return input.device.type
 
 
-def check_arguments(input: Tensor, weight: Tensor, bias: Tensor | None, weight_dtype: torch.dtype) -> None:
-    """Raises ValueError where the shapes do not fit, TypeError where the dtypes do not."""
+def check_arguments(
+    input: Tensor, weight: Tensor, bias: Tensor | None, weight_dtype: torch.dtype, bias_dtype: torch.dtype | None
+) -> None:
+    """Raises ValueError where the shapes do not fit, TypeError where the dtypes do not: those given, in which the layer will use
+    weight and bias."""
     if weight.dim() != 2:
         raise ValueError(
             f"A dense layer expected a weight of shape (features out, features in), got {tuple(weight.shape)}. "
@@ -57,3 +58,18 @@ def check_arguments(input: Tensor, weight: Tensor, bias: Tensor | None, weight_d
         raise ValueError(
             f"{layer} expected a bias of shape ({features_out},), got {tuple(bias.shape)}. Give one bias for each feature out."
         )
+    if bias is not None and bias_dtype != weight_dtype:
+        raise TypeError(
+            f"{layer} expected a bias of its weight's dtype {weight_dtype}, got {bias_dtype}. "
+            f"Convert it with bias.to({weight_dtype})."
+        )
+
+
+def check_devices(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises ValueError where they are not on one device."""
+    for role, x in (("weight", weight), ("bias", bias)):
+        if x is not None and x.device != input.device:
+            raise ValueError(
+                f"A dense layer expected its {role} on the input's device {input.device}, got {x.device}. "
+                "Move one of them with .to(...)."
+            )

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from manualgrad.matrix_products import times_weight, times_weight_transposed
+from manualgrad.matrix_products import add_product, times_weight, times_weight_transposed
 
 
 if TYPE_CHECKING:
@@ -82,9 +82,7 @@ def add_weight_gradient(target: Tensor, delta: Tensor, a: Tensor, alpha: float =
     target (m, n), delta (r, m), a (r, n) -> target. With target = w and alpha = -eta it is gradient descent without dC/dw
     ever being written down.
     """
-    if delta.size(0) == 1:
-        return target.addr_(delta[0], a[0], beta=beta, alpha=alpha)  # the outer product by name: a quarter faster
-    return target.addmm_(delta.t(), a, beta=beta, alpha=alpha)
+    return add_product(target, delta, a, alpha=alpha, beta=beta)
 
 
 def inner_products(delta: Tensor, a: Tensor, other_delta: Tensor, other_a: Tensor) -> Tensor:

@@ -26,9 +26,9 @@ def two_norm(gradient: FactoredGradient) -> Tensor:
 
 
 def tiles(gradient: FactoredGradient) -> Iterator[Tensor]:
-    """The dense gradient, a sixteenth of its rows at a time."""
+    """The dense gradient, a sixteenth of its rows at a time; one empty tile where there are none."""
     delta, a = gradient.delta, gradient.a
-    for part in delta.split(max(1, delta.size(1) // 16), dim=1):
+    for part in delta.split(max(1, -(-delta.size(1) // 16)), dim=1):
         yield equations.weight_gradient(part, a)
 
 

@@ -1,22 +1,21 @@
 """What a `FactoredGradient` does when PyTorch calls an operation on it: the table.
 
-First the operations that keep the factors, then those that consume them without a tensor of the weight's size, then those
-whose result is dense by nature. Operations on lists of tensors are in `factored_list_operations`. Everything else goes to
-`materialise`: the value becomes dense, for good, and the operation runs on that. Behind each name stands who calls it.
+First the operations that keep the factors, then those that consume them without a tensor of the weight's size. What reads a
+gradient and leaves it as it is stands in `factored_reading_operations`, operations on lists of tensors in
+`factored_list_operations`. Everything else goes to `materialise`: the value becomes dense, for good, and the operation runs
+on that. Behind each name stands who calls it.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factored_norms import norm_by_tiles, two_norm
 from manualgrad.factors import Content
 
 
@@ -99,7 +98,8 @@ def convert(gradient: FactoredGradient, **options: Any) -> Any:  # Module.to, ha
 def new_of_that_shape(gradient: FactoredGradient, size: Any, stride: Any, **options: Any) -> Any:
     # AccumulateGrad, before copy_, where somebody else still holds the new gradient
     if tuple(size) != tuple(gradient.shape) or (options.get("dtype") or gradient.dtype) != gradient.dtype:
-        return made_like(aten.new_empty_strided.default, gradient, size, stride, **options)
+        prototype = torch.empty((), dtype=gradient.dtype, device=gradient.device).expand(gradient.shape)
+        return prototype.new_empty_strided(size, stride, **options)
     return gradient.like(Content())
 
 
@@ -177,51 +177,6 @@ def multiply_into(x: Any, y: Any, *, out: Any) -> Any:  # DDP, into its bucket, 
     if not _is_real_number(factor) or isinstance(out, FactoredGradient) or out.shape != gradient.shape:
         return NotImplemented
     return gradient.add_to(out, alpha=factor, beta=0.0)
-
-
-@implements(aten.linalg_vector_norm.default)
-def vector_norm(
-    gradient: FactoredGradient,
-    ord: float = 2,
-    dim: Sequence[int] | None = None,
-    keepdim: bool = False,
-    *,
-    dtype: torch.dtype | None = None,
-) -> Any:  # clip_grad_norm_, Tensor.norm
-    axes = {0, 1} if dim is None else {d % 2 for d in dim}
-    if gradient.is_dense or axes != {0, 1} or gradient.numel() == 0:
-        return NotImplemented
-    norm = (two_norm(gradient) if ord == 2 else norm_by_tiles(gradient, ord)).to(dtype or gradient.dtype)
-    return norm.view(1, 1) if keepdim else norm
-
-
-# Dense by nature.
-
-
-@implements(aten.clone.default)
-def clone(gradient: FactoredGradient, *, memory_format: Any = None) -> Tensor:  # SGD's first momentum buffer
-    return gradient.to_dense()
-
-
-def made_like(operation: Any, gradient: FactoredGradient, *arguments: Any, **options: Any) -> Tensor:
-    """A new tensor that takes only shape, dtype and device from the gradient."""
-    prototype = torch.empty((), dtype=gradient.dtype, device=gradient.device).expand(gradient.shape)
-    return operation(prototype, *arguments, **options)
-
-
-for _overload in (
-    aten.empty_like.default,
-    aten.zeros_like.default,
-    aten.ones_like.default,
-    aten.full_like.default,
-    aten.rand_like.default,
-    aten.randn_like.default,
-    aten.new_empty.default,
-    aten.new_zeros.default,
-    aten.new_ones.default,
-    aten.new_full.default,
-):
-    implements(_overload)(partial(made_like, _overload))
 
 
 # Parts of the above.

@@ -41,6 +41,13 @@ def is_wanted(weight: Tensor) -> bool:
     return bool(_wanted.get(weight))
 
 
+def pass_on_requests(model: nn.Module, copied: nn.Module, by: object) -> None:
+    """Ask, while `by` lives, for each parameter of a deep copy what has been asked for the model's own."""
+    for w, copied_w in zip(model.parameters(), copied.parameters(), strict=True):
+        if is_wanted(w):
+            request(copied_w, by)
+
+
 def keep_factored(model: ModuleT) -> ModuleT:
     """Ask for factored gradients for an optimizer that does not ask itself, such as `torch.optim.SGD`. Returns the model.
 
@@ -79,6 +86,7 @@ def weight_gradient_or_factors(delta: Tensor, a: Tensor, keeps_factors: tuple[to
         (r, m), n = delta.shape, a.size(1)
         if r * (m + n) < m * n and _is_plain_backward(delta, a):
             dtype, rows_per_sample = keeps_factors
+            a = a.detach()  # the values (and the count of changes in place) without the graph that made them
             return FactoredGradient(delta, a, dtype, rows_per_sample=max(1, rows_per_sample))
     return equations.weight_gradient(delta, a)
 

@@ -11,6 +11,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from manualgrad.equations import descent
 from manualgrad.factoring import request
+from manualgrad.gradient_descent_checks import as_list, check_options
 from manualgrad.update_rule import update
 
 
@@ -37,7 +38,7 @@ class GradientDescent(Optimizer):
 
     Raises:
         ValueError: an option out of range, naming it; no parameters.
-        TypeError: no learning rate.
+        TypeError: no learning rate, an option that is not a number (or not True or False), parameters that are none.
     """
 
     def __init__(
@@ -53,9 +54,7 @@ class GradientDescent(Optimizer):
         factored: bool = True,
     ) -> None:
         if not isinstance(params, Tensor):  # which the base class refuses by itself
-            params = list(params)  # type: ignore[assignment]
-            if not params:
-                raise ValueError("optimizer got an empty parameter list. Pass for example model.parameters().")
+            params = as_list(params)
         self.factored = factored
         defaults = {
             "lr": lr,
@@ -74,7 +73,7 @@ class GradientDescent(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add parameters with options of their own. Raises as the constructor does."""
         if isinstance(param_group, dict):
-            _check_options({**self.defaults, **param_group})
+            check_options({**self.defaults, **param_group})
         super().add_param_group(param_group)
         self._request_factors()
 
@@ -111,46 +110,17 @@ class GradientDescent(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            with_momentum = group["momentum"] != 0
-            is_plain = not (with_momentum or group["weight_decay"] != 0 or group["maximize"])
+            eta, with_momentum = group["lr"], group["momentum"] != 0
+            is_plain = not (with_momentum or group["weight_decay"] != 0 or group["maximize"] or isinstance(eta, Tensor))
             for w in group["params"]:
                 gradient = w.grad
                 if gradient is None:
                     continue
-                if is_plain and type(gradient) is Tensor and not isinstance(group["lr"], Tensor):
-                    descent(w, gradient, eta=group["lr"], out=w)  # w := w - eta * gradient
+                if is_plain and type(gradient) is Tensor:
+                    descent(w, gradient, eta, out=w)  # w := w - eta * gradient
                 elif not with_momentum:
                     update(w, gradient, None, group)
                 else:
                     state = self.state[w]
                     state["momentum_buffer"] = update(w, gradient, state.get("momentum_buffer"), group)
         return loss
-
-
-def _check_options(options: dict[str, Any]) -> None:
-    """The options of one param group. The first words of each sentence are `torch.optim.SGD`'s."""
-    lr, momentum, weight_decay = options["lr"], options["momentum"], options["weight_decay"]
-    if lr is None:
-        raise TypeError(
-            "GradientDescent expected a learning rate `lr`, got none. "
-            "Pass for example GradientDescent(model.parameters(), lr=0.1), or an lr in every param group."
-        )
-    if isinstance(lr, Tensor) and lr.numel() != 1:
-        raise ValueError(
-            f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}. Give each param group an lr of its own."
-        )
-    if not 0 <= lr < float("inf"):  # NaN fails both
-        raise ValueError(f"Invalid learning rate: {lr}. Expected a finite number >= 0, for example lr=0.1.")
-    if not 0 <= momentum <= 1:
-        raise ValueError(
-            f"Invalid momentum value: {momentum}. Expected a number from 0 to 1, for example momentum=0.9."
-        )
-    if not 0 <= weight_decay < float("inf"):
-        raise ValueError(
-            f"Invalid weight_decay value: {weight_decay}. Expected a finite number >= 0, for example weight_decay=1e-4."
-        )
-    if options["nesterov"] and (momentum <= 0 or options["dampening"] != 0):
-        raise ValueError(
-            "Nesterov momentum requires a momentum and zero dampening, "
-            f"got momentum={momentum} and dampening={options['dampening']}. Pass for example momentum=0.9, dampening=0."
-        )

@@ -75,7 +75,7 @@ class Loss(nn.Module):
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """C, a 0-dimensional tensor. Raises as `check` does, before anything is computed."""
         self.check(outputs, targets)
-        if is_autocasting(outputs.device.type) and outputs.dtype in (torch.float16, torch.bfloat16):
+        if outputs.dtype in (torch.float16, torch.bfloat16) and is_autocasting(outputs):
             outputs = outputs.float()
         if not targets.is_floating_point() and targets.shape == outputs.shape:
             targets = targets.to(outputs.dtype)  # 0 and 1 given as integers or booleans

@@ -3,19 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from manualgrad.clipping import Gradients
+from manualgrad.cuda_capture import CapturedReplay, capture
 from manualgrad.optimizer_view import OptimizerView, Rule
-from manualgrad.recording import record
+from manualgrad.recording import Recording, record
+from manualgrad.replay_program import replay_of
+from manualgrad.traced_number import NumberTracer, Options, structure
+
+
+class Replay(Protocol):
+    """Copies a batch to where the recorded kernels read it, and runs them."""
+
+    def __call__(self, *batch: Tensor) -> None: ...
+
+    def set_numbers(self, options: Options) -> None: ...
 
 
 class RecordedStep:
-    """Two recordings on the same memory: from a batch to its loss and gradients, and from those to new weights.
+    """Two recordings on the same memory, from a batch to its loss and gradients and from those to new weights, run as one.
 
-    The second is made anew whenever the optimizer's options have changed, or a v is another tensor.
+    The second is made anew whenever the kernels of the update change, because an option comes or goes or a v is another
+    tensor. Where options only take other values, as under a scheduler, its numbers follow.
 
     Args:
         inputs, targets: the memory that every batch is copied to.
@@ -37,37 +51,57 @@ class RecordedStep:
         self._inputs, self._targets, self.form = inputs, targets, form
         self._optimizer = optimizer
         self._make_gradients, self._make_update = gradients, update
-        self._replay_gradients: Callable[[], None] | None = None
-        self._replay_update: Callable[[], None] | None = None
+        self._replay_gradients: Any = None
+        self._replay: Replay | None = None  # of all: the batch copied, the gradients, the update
         self._loss: Tensor
         self.outputs: Tensor
         self._gradients: Gradients
-        self._options: list[tuple] | None = None
+        self._options: Options = []
         self._velocities: list[Rule] = []
 
     def run(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step on this batch. Returns a copy of its loss."""
         options = self._optimizer.options()
-        is_recorded = options == self._options and (not self._velocities or self._optimizer.has(self._velocities))
-        with torch._C._InferenceMode(True):  # what torch.inference_mode() enters, for a third of its time
-            self._inputs.copy_(inputs)
-            self._targets.copy_(targets)
-            if self._replay_gradients is not None:
-                self._replay_gradients()
-            if is_recorded:
-                self._replay_update()  # type: ignore[misc]
-        if not is_recorded:
-            self._record(options)
+        if options != self._options and self._replay is not None:
+            if structure(options) == structure(self._options) and not self._inputs.is_cuda:
+                self._replay.set_numbers(options)
+                self._options = options
+            else:
+                self._replay = None
+        if self._replay is not None and (not self._velocities or self._optimizer.has(self._velocities)):
+            with torch._C._InferenceMode(True):  # what torch.inference_mode() enters, for a third of its time
+                self._replay(inputs, targets)
+        else:
+            with torch.no_grad():
+                self._step(inputs, targets, options)
         self._optimizer.has_stepped()
         return self._loss.clone()
 
-    def _record(self, options: list[tuple]) -> None:
-        device = self._inputs.device
-        if self._replay_gradients is None:
-            made, replay = record(self._make_gradients, self._inputs, self._targets, device=device, is_pure=True)
-            (self._loss, self.outputs, self._gradients), self._replay_gradients = made, replay
-        self._options = None
-        rules, is_first = self._optimizer.rules([p for p, _ in self._gradients], options)
-        _, self._replay_update = record(self._make_update, self._gradients, rules, device=device)
+    def _step(self, inputs: Tensor, targets: Tensor, options: Options) -> None:
+        """A step, and a replay of it made for those that follow."""
+        self._inputs.copy_(inputs)
+        self._targets.copy_(targets)
+        if self._replay_gradients is not None:
+            self._replay_gradients()
+        else:
+            record_gradients = partial(capture, is_pure=True) if self._inputs.is_cuda else record
+            made, self._replay_gradients = record_gradients(self._make_gradients, self._inputs, self._targets)
+            self._loss, self.outputs, self._gradients = made
+        parameters = [p for p, _ in self._gradients]
+        rules, is_first = self._optimizer.rules(parameters, options)
+        if is_first:
+            self._make_update(self._gradients, rules)
+            return
+        batch = (self._inputs, self._targets)
+        if self._inputs.is_cuda:
+            _, replay_update = capture(self._make_update, self._gradients, rules)
+            self._replay = CapturedReplay(batch, (self._replay_gradients, replay_update))
+        else:
+            with Recording(tracer := NumberTracer()) as update:
+                self._make_update(self._gradients, self._optimizer.rules(parameters, tracer.options(options))[0])
+            update.set_numbers(options)
+            update()
+            self._replay = replay_of(batch, [*self._replay_gradients.calls, *update.calls])
+            self._replay.set_numbers(options)
         self._velocities = [rule for rule in rules if rule.velocity is not None]
-        self._options = None if is_first else options
+        self._options = options

@@ -16,6 +16,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.kernel_call import Call, KernelCall, KernelCallAndCopy, LiveCall
+from manualgrad.traced_number import NumberTracer, Options
 
 
 aten = torch.ops.aten
@@ -39,43 +41,14 @@ _COMMON = {aten.sub.Tensor, aten.ne.Scalar}
 # Kernels that copy: their forms with `out` would do so twice.
 _COPIES = {aten._to_copy.default, aten.clone.default}
 
-# Python's own bindings parse their arguments faster than the dispatcher's generic ones.
-_BINDINGS: dict[Any, Callable[..., Any]] = {
-    aten.addmm.out: torch.addmm,
-    aten.addmm_.default: Tensor.addmm_,
-    aten.addr_.default: Tensor.addr_,
-    aten.mm.out: torch.mm,
-    aten.sigmoid.out: torch.sigmoid,
-    aten.tanh.out: torch.tanh,
-    aten.add.out: torch.add,
-    aten.add_.Tensor: Tensor.add_,
-    aten.sub.out: torch.sub,
-    aten.clamp_min.out: torch.clamp_min,
-    aten.mul.out: torch.mul,
-    aten.mul_.Tensor: Tensor.mul_,
-    aten.div.out: torch.div,
-    aten.sum.IntList_out: torch.sum,
-    aten.copy_.default: Tensor.copy_,
-}
-
 
 _active: list[Recording] = []
 
 
-def record(
-    function: Callable[..., Any], *arguments: Any, device: torch.device, is_pure: bool = False
-) -> tuple[Any, Callable[[], None]]:
-    """function(*arguments), without gradients, and a function that runs its kernels again on the same memory.
-
-    `is_pure` says that it changes nothing but its results: it may then be run to prepare a CUDA graph.
-    """
-    with torch.no_grad():
-        if device.type == "cuda":
-            if is_pure:
-                _warm_up(function, *arguments)
-            return _capture(function, *arguments)
-        with Recording() as recording:
-            return function(*arguments), recording.replay
+def record(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Recording]:
+    """function(*arguments), without gradients, and a recording that runs its kernels again on the same memory."""
+    with torch.no_grad(), Recording() as recording:
+        return function(*arguments), recording
 
 
 def live(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
@@ -86,50 +59,40 @@ def live(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
     return _active[-1].call_live(function, *arguments) if _active else function(*arguments)
 
 
-def _warm_up(function: Callable[..., Any], *arguments: Any) -> None:
-    """Let libraries allocate what they allocate once, which a capture must not see."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        function(*arguments)
-    torch.cuda.current_stream().wait_stream(stream)
-
-
-def _capture(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Callable[[], None]]:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function(*arguments)
-    graph.replay()  # capturing runs nothing
-    return result, graph.replay
-
-
-# Here the dispatcher would make a tensor of a Python number, anew in every replay.
-_ARITHMETIC = {aten.add.out, aten.sub.out, aten.mul.out, aten.mul_.Tensor, aten.div.out, aten.div_.Tensor}
-
-
 class Recording(TorchDispatchMode):
-    """Inside `with recording:` everything runs as usual and is recorded; `recording.replay()` runs it again.
+    """Inside `with recording:` everything runs as usual and is recorded; `recording()` runs it again.
 
     What a replay reads and writes is fixed: the tensors seen while recording, which must be neither reallocated nor resized.
     A kernel without a form that writes into given memory is run as it is, and its result copied there. Numbers are fixed
     too, and so is what Python decided by them; a function that may decide otherwise next time goes through `live`.
 
+    Args:
+        tracer: knows numbers that are to follow an optimizer's options. Given one, nothing that exists is changed: those
+            numbers are stand-ins, and the kernels that write in place are recorded but not run.
+
     Raises:
         RuntimeError: the recorded code reads a tensor's value on the host, which a replay could not follow.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tracer: NumberTracer | None = None) -> None:
         super().__init__()
-        self._calls: list[tuple[Callable[..., Any], tuple, dict[str, Any]]] = []
+        self._is_dry = tracer is not None
+        self._tracer = tracer or NumberTracer()
+        self.calls: list[Call] = []
         self._is_live = False
         self._constants: dict[int, tuple[Tensor, Tensor]] = {}  # by address: a constant, and a copy of it
         self._known: dict[
             tuple | None, tuple[Any, tuple]
         ] = {}  # results that are still true, and the arguments, kept alive
 
-    def replay(self) -> None:
-        for function, arguments, keywords in self._calls:
-            function(*arguments, **keywords)
+    def __call__(self) -> None:
+        for call in self.calls:
+            call.function(*call.args, **call.kwargs)
+
+    def set_numbers(self, options: Options) -> None:
+        """Let the numbers that the tracer knows follow the options."""
+        for call in self.calls:
+            call.set_numbers(options)
 
     def call_live(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """See `live`."""
@@ -138,7 +101,7 @@ class Recording(TorchDispatchMode):
             result = function(*arguments).clone()
         finally:
             self._is_live = False
-        self._calls.append((lambda: result.copy_(function(*arguments)), (), {}))
+        self.calls.append(LiveCall(function, arguments, result))
         return result
 
     def __enter__(self) -> Recording:
@@ -166,7 +129,10 @@ class Recording(TorchDispatchMode):
         key = (operation, *(id(x) if isinstance(x, Tensor) else x for x in args)) if operation in _COMMON else None
         if key in self._known:
             return self._known[key][0]
-        result = operation(*args, **kwargs)
+        if self._is_dry and operation._schema.is_mutable:
+            result = kwargs.get("out", args[0])
+        else:
+            result = operation(*args, **kwargs)
         if operation._schema.is_mutable:
             self._known.clear()
         elif key is not None:
@@ -187,7 +153,7 @@ class Recording(TorchDispatchMode):
             self._constants[_address(result)] = result.detach(), result.clone()
             return
         if operation in _COPIES:
-            self._calls.append((Tensor.copy_, (result.detach(), args[0]), {}))
+            self._append(aten.copy_.default, (result.detach(), args[0]), {})
             return
         if operation is aten.relu.default:  # its form with `out` makes a copy
             operation, args = aten.clamp_min.default, (*args, 0)
@@ -197,7 +163,7 @@ class Recording(TorchDispatchMode):
         if into is not None:
             self._append(into, args, {**kwargs, **dict(zip(names, buffers, strict=True))})
         else:
-            self._append(_run_and_copy, (operation, args, kwargs, buffers), {})
+            self.calls.append(KernelCallAndCopy(operation, args, kwargs, buffers))
 
     def _restore_constants(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> None:
         """Before anything else in a replay, if this operation writes to some."""
@@ -205,19 +171,13 @@ class Recording(TorchDispatchMode):
             target = args[i] if i < len(args) else kwargs.get(argument.name)
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(target, Tensor):
                 if (constant := self._constants.pop(_address(target), None)) is not None:
-                    self._calls.insert(0, (Tensor.copy_, constant, {}))
+                    self.calls.insert(0, self._call(aten.copy_.default, constant, {}))
 
     def _append(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        function = _BINDINGS.get(operation) or getattr(operation, "_op", operation)
-        if operation is aten.sum.out:
-            function, args = torch.sum, (*args, None)  # over no axis in particular: all
-        elif operation in _ARITHMETIC and args[0].dtype in (torch.float32, torch.float64):
-            args = (args[0], _as_tensor(args[1], args[0]))
-        self._calls.append((function, args, kwargs))
+        self.calls.append(self._call(operation, args, kwargs))
 
-
-def _as_tensor(x: Any, like: Tensor) -> Tensor:
-    return x if isinstance(x, Tensor) else torch.tensor(x, dtype=like.dtype, device=like.device)
+    def _call(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> KernelCall:
+        return KernelCall(operation, args, kwargs, self._tracer.find)
 
 
 def _is_alias(result: Tensor, args: tuple) -> bool:
@@ -240,9 +200,3 @@ def _form_with_out(operation: Any) -> tuple[Any, list[str]]:
         if outs and expected == [(a.name, str(a.type)) for a in arguments if not a.is_out]:
             return overload, outs
     return None, []
-
-
-def _run_and_copy(operation: Any, args: tuple, kwargs: dict[str, Any], buffers: list[Tensor]) -> None:
-    result = operation(*args, **kwargs)
-    for buffer, tensor in zip(buffers, [result] if isinstance(result, Tensor) else result, strict=True):
-        buffer.copy_(tensor)

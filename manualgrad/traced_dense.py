@@ -26,7 +26,7 @@ class Call:
         self.bias_before = None if layer.bias is None else copied(layer.bias)
         cast = self.a.dtype  # that of the input and the weight, or autocast's
         bias = None if self.bias_before is None else self.bias_before.to(cast)
-        with torch.no_grad(), without_autocast(input.device.type):
+        with torch.no_grad(), without_autocast(input):
             # The same sum once more: a sigma that is computed in place has written over the layer's own.
             self.z = equations.weighted_sum(self.inputs.to(cast), self.weight_before.to(cast), bias)
             self.kept = self.a if layer.activation.from_output else self.z
@@ -42,7 +42,7 @@ class Call:
         if cost_gradient is None:
             return
         self.has_gradient = True
-        with torch.no_grad(), without_autocast(self.a.device.type):
+        with torch.no_grad(), without_autocast(self.a):
             self.cost_gradient = copied(cost_gradient)
             self.delta = equations.output_error(self.cost_gradient, sigma, None if sigma is identity else self.kept)
             weight_gradient = gradients[1]

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from manualgrad.equations import descent
 from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored_norms import tiles
 
 
 def update(w: Tensor, gradient: Tensor, velocity: Tensor | None, options: Mapping[str, Any]) -> Tensor | None:
@@ -56,11 +57,17 @@ def _update_from_factors(
     else:
         gradient.add_to(velocity, alpha=sign * (1 - options["dampening"]), beta=momentum)
         velocity.add_(w, alpha=decay * (1 - options["dampening"])) if decay != 0 else velocity
-    if options["nesterov"]:
+    if not options["nesterov"]:
+        descent(w, velocity, eta=lr, out=w)
+    elif w.element_size() < 4:  # adding twice would round w twice, which shows: g + momentum * v, a few rows at a time
+        start = 0
+        for g in tiles(gradient):
+            rows = slice(start, start := start + g.size(0))
+            g.mul_(sign).add_(w[rows], alpha=decay).add_(velocity[rows], alpha=momentum)
+            descent(w[rows], g, eta=lr, out=w[rows])
+    else:
         gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay if decay != 0 else 1.0)
         descent(w, velocity, eta=lr * momentum, out=w)
-    else:
-        descent(w, velocity, eta=lr, out=w)
     return velocity
 
 

@@ -1,6 +1,7 @@
 """compare(): by hand, by autograd and the float64 truth."""
 
 import copy
+import gc
 import html
 import json
 import random
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import manualgrad as mg
+import manualgrad.factoring
 from manualgrad.comparison import Comparison, compare
 from manualgrad.comparison_result import Row
 from manualgrad.extras import MissingExtraError
@@ -189,6 +191,63 @@ def test_tied_weights_have_one_row() -> None:
     comparison = mg.compare(model, nn.MSELoss(), X, X)
     assert [row.name for row in comparison.rows] == ["0.weight", "0.bias", "1.bias", "input"]
     assert comparison.ok
+
+
+def wide() -> tuple[mg.MLP, Tensor, Tensor]:
+    return mg.MLP([192, 192, 200, 3], "tanh"), torch.randn(5, 192), torch.randn(5, 3)
+
+
+def test_where_training_will_use_factors_they_are_compared() -> None:
+    model, x, y = wide()
+    optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
+    comparison = mg.compare(model, mg.QuadraticLoss(), x, y)
+    assert comparison.ok
+    assert [row.name for row in comparison.rows if row.factored] == ["0.weight", "1.weight"]  # the last one is small
+    assert str(comparison).endswith("Factored by hand: 0.weight, 1.weight.")
+    mg.QuadraticLoss()(model(x), y).backward()
+    for row, p in zip(comparison.rows, model.parameters(), strict=False):
+        assert row.factored == isinstance(p.grad, mg.FactoredGradient)
+    del optimizer, p
+    model.zero_grad()
+    gc.collect()
+    assert not any(row.factored for row in mg.compare(model, mg.QuadraticLoss(), x, y).rows)
+
+
+def test_wrong_factors_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those that the optimizer gets, and not a product that is computed for the comparison alone."""
+    model, x, y = wide()
+    keep = mg.GradientDescent(model.parameters(), lr=0.1)
+    made = manualgrad.factoring.FactoredGradient
+
+    def too_large(delta: Tensor, a: Tensor, *arguments: Any, **keywords: Any) -> mg.FactoredGradient:
+        return made(1.01 * delta, a, *arguments, **keywords)
+
+    monkeypatch.setattr(manualgrad.factoring, "FactoredGradient", too_large)
+    comparison = mg.compare(model, mg.QuadraticLoss(), x, y)
+    assert [row.name for row in comparison.rows if not row.ok] == ["0.weight", "1.weight"]
+    del keep
+
+
+@pytest.mark.filterwarnings("error")
+def test_factored_gradients_of_tied_weights_and_large_batches() -> None:
+    layer = mg.Dense(192, 192, activation="tanh")
+    model = nn.Sequential(layer, layer)
+    mg.keep_factored(model)
+    few = mg.compare(model, nn.MSELoss(), torch.randn(5, 192), torch.randn(5, 192))
+    many = mg.compare(model, nn.MSELoss(), torch.randn(70, 192), torch.randn(70, 192))  # 140 rows: past 96 a dense one
+    assert few.ok and [row.factored for row in few.rows] == [True, False, False]
+    assert many.ok and [row.factored for row in many.rows] == [False, False, False]
+
+
+def test_a_comparison_leaves_the_requests_for_factors_alone() -> None:
+    model, x, y = wide()
+    optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
+    mg.QuadraticLoss()(model(x), y).backward()
+    before = [p.grad for p in model.parameters()]
+    mg.compare(model, mg.QuadraticLoss(), x, y)
+    assert all(p.grad is g for p, g in zip(model.parameters(), before, strict=True))
+    assert isinstance(before[0], mg.FactoredGradient) and not before[0].is_dense
+    optimizer.step()
 
 
 def test_a_parameter_named_input_keeps_its_row() -> None:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -91,6 +92,76 @@ def test_bias_shape(shape: tuple[int, ...]) -> None:
         ValueError,
         f"{LAYER} expected a bias of shape (2,), got {shape}. Give one bias for each feature out.",
     )
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("bias", [[1.0, 2.0], 1.0, "bias"], ids=repr)
+def test_bias_is_no_tensor(bias: object, autocast: bool) -> None:
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        fails(
+            lambda: mg.dense(torch.ones(4, 3), torch.ones(2, 3), bias),  # type: ignore[arg-type]
+            TypeError,
+            f"A dense layer expected a torch.Tensor as bias, got {type(bias).__name__}. Convert it with torch.as_tensor(bias).",
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.int64, torch.bool, torch.complex64])
+@pytest.mark.parametrize("grad_mode", [True, False])
+def test_bias_dtype(dtype: torch.dtype, grad_mode: bool) -> None:
+    with torch.set_grad_enabled(grad_mode):
+        fails(
+            lambda: mg.dense(torch.ones(4, 3), torch.ones(2, 3), torch.ones(2).to(dtype)),
+            TypeError,
+            f"{LAYER} expected a bias of its weight's dtype torch.float32, got {dtype}. Convert it with bias.to(torch.float32).",
+        )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.int64, torch.complex64])
+def test_bias_dtype_that_autocast_does_not_cast(dtype: torch.dtype) -> None:
+    with torch.autocast("cpu", torch.bfloat16):
+        fails(
+            lambda: mg.dense(torch.ones(4, 3), torch.ones(2, 3), torch.ones(2).to(dtype)),
+            TypeError,
+            f"{LAYER} expected a bias of its weight's dtype torch.bfloat16, got {dtype}. Convert it with bias.to(torch.bfloat16).",
+        )
+
+
+@pytest.mark.parametrize("dtypes", [(torch.bfloat16, torch.float32), (torch.float32, torch.bfloat16)], ids=str)
+def test_autocast_casts_weight_and_bias_each(dtypes: tuple[torch.dtype, torch.dtype]) -> None:
+    weight = torch.randn(2, 3).to(dtypes[0]).requires_grad_()
+    bias = torch.randn(2).to(dtypes[1]).requires_grad_()
+    x = torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = mg.dense(x, weight, bias), nn.functional.linear(x, weight, bias)
+    assert torch.equal(ours, theirs) and ours.dtype == torch.bfloat16
+    for g, expected in zip(
+        torch.autograd.grad(ours.sum(), (weight, bias)), torch.autograd.grad(theirs.sum(), (weight, bias)), strict=True
+    ):
+        assert torch.equal(g, expected) and g.dtype == expected.dtype
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("grad_mode", [True, False])
+@pytest.mark.parametrize(
+    ("role", "device"),
+    [
+        ("bias", "meta"),  # a device that every machine has; PyTorch lets a weight there pass
+        pytest.param("bias", "cuda", marks=pytest.mark.cuda),
+        pytest.param("weight", "cuda", marks=pytest.mark.cuda),
+    ],
+)
+def test_device(role: str, device: str, grad_mode: bool, autocast: bool) -> None:
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs CUDA")
+    arguments: dict[str, Any] = {"weight": torch.ones(2, 3, requires_grad=True), "bias": torch.ones(2)}
+    arguments[role] = arguments[role].to(device)
+    with torch.set_grad_enabled(grad_mode), torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        fails(
+            lambda: mg.dense(torch.ones(4, 3), **arguments),
+            ValueError,
+            f"A dense layer expected its {role} on the input's device cpu, got {arguments[role].device}. "
+            "Move one of them with .to(...).",
+        )
 
 
 def test_unknown_activation_comes_first() -> None:

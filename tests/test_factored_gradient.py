@@ -189,3 +189,14 @@ def test_detect_anomaly() -> None:
         with torch.autograd.detect_anomaly():
             model, optimizer = live_model()
         optimizer.step()
+
+
+def test_factors_of_a_hidden_layer_hold_no_graph() -> None:
+    model = mg.MLP([192, 192, 200, 3], "tanh")
+    optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
+    mg.QuadraticLoss()(model(torch.randn(5, 192)), torch.randn(5, 3)).backward()
+    gradient = model[1].weight.grad
+    assert isinstance(gradient, mg.FactoredGradient)
+    for value in (gradient.a, gradient.delta, gradient.to_dense(), gradient.per_sample_norms(), gradient.norm()):
+        assert not value.requires_grad
+    optimizer.step()

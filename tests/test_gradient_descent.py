@@ -3,7 +3,6 @@
 import copy
 import io
 import pickle
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -440,87 +439,6 @@ def test_pytorch_s_own_error_cases(case: Any, p: Parameter) -> None:
     else:
         with pytest.raises(case.error_type, match=case.error_regex):
             mg.GradientDescent(params, **{"lr": 0.1, **example.kwargs})
-
-
-@pytest.mark.parametrize(
-    ("options", "error", "sentence"),
-    [
-        (
-            {},
-            TypeError,
-            "GradientDescent expected a learning rate `lr`, got none. "
-            "Pass for example GradientDescent(model.parameters(), lr=0.1), or an lr in every param group.",
-        ),
-        ({"lr": -0.1}, ValueError, "Invalid learning rate: -0.1. Expected a finite number >= 0, for example lr=0.1."),
-        (
-            {"lr": float("nan")},
-            ValueError,
-            "Invalid learning rate: nan. Expected a finite number >= 0, for example lr=0.1.",
-        ),
-        (
-            {"lr": float("inf")},
-            ValueError,
-            "Invalid learning rate: inf. Expected a finite number >= 0, for example lr=0.1.",
-        ),
-        (
-            {"lr": torch.tensor(-1.0)},
-            ValueError,
-            "Invalid learning rate: -1.0. Expected a finite number >= 0, for example lr=0.1.",
-        ),
-        (
-            {"lr": torch.tensor([0.1, 0.2])},
-            ValueError,
-            "Tensor lr must be 1-element, got shape (2,). Give each param group an lr of its own.",
-        ),
-        (
-            {"lr": 0.1, "momentum": -0.5},
-            ValueError,
-            "Invalid momentum value: -0.5. Expected a number from 0 to 1, for example momentum=0.9.",
-        ),
-        (
-            {"lr": 0.1, "momentum": 1.5},
-            ValueError,
-            "Invalid momentum value: 1.5. Expected a number from 0 to 1, for example momentum=0.9.",
-        ),
-        (
-            {"lr": 0.1, "weight_decay": -1.0},
-            ValueError,
-            "Invalid weight_decay value: -1.0. Expected a finite number >= 0, for example weight_decay=1e-4.",
-        ),
-        (
-            {"lr": 0.1, "nesterov": True},
-            ValueError,
-            "Nesterov momentum requires a momentum and zero dampening, got momentum=0 and dampening=0. "
-            "Pass for example momentum=0.9, dampening=0.",
-        ),
-        (
-            {"lr": 0.1, "nesterov": True, "momentum": 0.9, "dampening": 0.1},
-            ValueError,
-            "Nesterov momentum requires a momentum and zero dampening, got momentum=0.9 and dampening=0.1. "
-            "Pass for example momentum=0.9, dampening=0.",
-        ),
-    ],
-    ids=str,
-)
-def test_bad_options(options: dict[str, Any], error: type[Exception], sentence: str, p: Parameter) -> None:
-    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
-        mg.GradientDescent([p], **options)
-    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
-        mg.GradientDescent([{"params": [p], **options}])
-    if "lr" not in options:
-        return
-    optimizer = mg.GradientDescent([Parameter(torch.ones(1))], lr=0.1)
-    before = copy.deepcopy(optimizer.state_dict())
-    with pytest.raises(error, match=f"^{re.escape(sentence)}$"):
-        optimizer.add_param_group({"params": [p], **options})
-    assert optimizer.state_dict() == before
-
-
-@pytest.mark.parametrize("params", [[], iter([]), ()], ids=["list", "iterator", "tuple"])
-def test_no_parameters(params: Any) -> None:
-    sentence = "optimizer got an empty parameter list. Pass for example model.parameters()."
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
-        mg.GradientDescent(params, lr=0.1)
 
 
 def test_a_state_dict_of_another_shape_changes_nothing() -> None:

@@ -107,16 +107,33 @@ def test_users_bring_their_own_classes_and_configuration(user_code, capsys):
     checkpoint = ["--checkpoint", "lightning_logs/version_0/checkpoints/last.ckpt"]
     assert main(["compare", *MINE, "--model.width", "5", *checkpoint]) == 0
     capsys.readouterr()
-    assert main(["compare", *MINE, *checkpoint]) == 1
-    assert capsys.readouterr().err.startswith(
-        "manualgrad: error: The checkpoint does not fit the model. Error(s) in loading state_dict for Net: size mismatch"
+    mismatch = (
+        "size mismatch for body.{}: copying a param with shape {} from checkpoint, the shape in current model is {}."
     )
+    for command in (["compare", *MINE, *checkpoint], ["fit", *MINE, "--ckpt_path", checkpoint[1]]):
+        assert main(command) == 1
+        assert capsys.readouterr().err == (
+            "manualgrad: error: The checkpoint does not fit the model. Error(s) in loading state_dict for Net: "
+            + mismatch.format("0.weight", "torch.Size([5, 4])", "torch.Size([8, 4])")
+            + " "
+            + mismatch.format("0.bias", "torch.Size([5])", "torch.Size([8])")
+            + " "
+            + mismatch.format("2.weight", "torch.Size([1, 5])", "torch.Size([1, 8])")
+            + "\n"
+        )
 
 
 def test_a_wrong_derivative_fails(user_code, capsys):
     wrong = [*MINE, "--model.activation", "wrong"]
     assert main(["compare", *wrong]) == 1
     assert "NOT ok: body.0.weight, body.0.bias, input[0]." in capsys.readouterr().out
+    assert main(["fit", *wrong, "--trainer.max_epochs", "1"]) == 1
+    ended = capsys.readouterr()
+    assert "NOT ok: body.0.weight, body.0.bias, input[0]." in ended.out and "Checkpoint: " in ended.out
+    assert ended.err == (
+        "manualgrad: error: The training has ended and is saved, but gradients by hand differ from autograd's by more than "
+        "rounding in body.0.weight, body.0.bias, input[0]. Check the derivative of an activation or loss.\n"
+    )
     assert main(["fit", *wrong, "--trainer.callbacks+=manualgrad.lightning.AutogradAudit"]) == 1
     assert capsys.readouterr().err.startswith(
         "manualgrad: error: AutogradAudit expected the gradients by hand to equal autograd's at step 0 (epoch 0), got"
@@ -162,3 +179,4 @@ def test_two_processes_train_one_model(tmp_path):
     assert run.stdout.count("Test accuracy") == 1 and "All 5 rows ok." in run.stdout
     checkpoint = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 20  # each process sees half of the 40 batches
+    assert len(checkpoint["random_states"]) == 2

@@ -4,10 +4,10 @@ import numpy
 import pytest
 import torch
 from lightning.pytorch import LightningModule
-from lightning_runs import fitted
+from lightning_runs import fitted, quiet_trainer
 
 import manualgrad as mg
-from manualgrad.lightning import BackpropModule
+from manualgrad.lightning import BackpropModule, DigitsDataModule
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
@@ -87,3 +87,13 @@ def test_a_step_without_a_loss_is_an_error(batch):
 
 def test_a_fresh_module_needs_no_trainer():
     assert compare_training_step(BackpropModule(sizes=(3, 4, 2)), (torch.rand(5, 3), torch.ones(5).long())).ok
+
+
+def test_says_which_gradients_training_keeps_factored(tmp_path):
+    module = BackpropModule(sizes=(64, 512, 10))
+    trainer = quiet_trainer(tmp_path, max_steps=1)
+    trainer.fit(module, datamodule=DigitsDataModule())
+    batch = torch.rand(4, 64), torch.arange(4)
+    assert [row.name for row in compare_training_step(module, batch).rows if row.factored] == ["model.0.weight"]
+    fresh = compare_training_step(BackpropModule(sizes=(64, 512, 10)), batch)
+    assert fresh.ok and not any(row.factored for row in fresh.rows)

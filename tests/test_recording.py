@@ -13,9 +13,6 @@ import manualgrad as mg
 from manualgrad.recording import live, record
 
 
-CPU = torch.device("cpu")
-
-
 def test_a_replay_computes_anew_on_the_same_memory() -> None:
     x, w = torch.randn(4, 3), torch.randn(3, 3)
 
@@ -25,7 +22,7 @@ def test_a_replay_computes_anew_on_the_same_memory() -> None:
         w.add_(0.5)
         return z.softmax(-1).cumsum(-1)
 
-    result, replay = record(computation, x, device=CPU)
+    result, replay = record(computation, x)
     at = result.data_ptr()
     for _ in range(3):
         x.copy_(torch.randn(4, 3))
@@ -40,7 +37,7 @@ def test_a_replay_computes_anew_on_the_same_memory() -> None:
 
 def test_what_is_live_is_decided_anew() -> None:
     x = torch.ones(3)
-    result, replay = record(lambda: live(lambda t: -t if t.sum() > 0 else t * 3, x), device=CPU)
+    result, replay = record(lambda: live(lambda t: -t if t.sum() > 0 else t * 3, x))
     torch.testing.assert_close(result, -torch.ones(3))
     x.fill_(-2)
     replay()
@@ -54,7 +51,7 @@ def test_reading_a_value_is_refused() -> None:
         match="^A recording expected code that leaves values on the device, got one that reads a tensor as a Python number. "
         "Call it through `live`.$",
     ):
-        record(lambda: x * x.sum().item(), device=CPU)
+        record(lambda: x * x.sum().item())
 
 
 class Kernels(TorchDispatchMode):

@@ -56,11 +56,11 @@ def test_a_changed_rate_is_read_by_the_same_graph() -> None:
     step = mg.TrainStep(model, mg.QuadraticLoss(), optimizer)
     x, y = torch.randn(5, 6, device="cuda"), torch.rand(5, 4, device="cuda")
     step(x, y)
-    replay = next(iter(step._recorded.values()))._replay_update
+    replay = next(iter(step._recorded.values()))._replay
     before = copy.deepcopy(model.state_dict())
     optimizer.param_groups[0]["lr"] = 0.0
     step(x, y)
-    assert next(iter(step._recorded.values()))._replay_update is replay
+    assert next(iter(step._recorded.values()))._replay is replay
     torch.testing.assert_close(model.state_dict(), before, rtol=0, atol=0)
 
 

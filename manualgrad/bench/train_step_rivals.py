@@ -1,6 +1,7 @@
 """A training step of the same net by TrainStep and by its rivals: each a function that takes one step on one batch.
 
-All start from the same weights, and `weights()` gives what they have become, so that a measurement can check them.
+All start from the same weights, and `weights()` gives what they have become, so that a measurement can check them. Scikit-learn
+has no sigma on its last layer: it is checked against a net of the same weights without one.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 import manualgrad as mg
 
 
-LR = 0.01
+LR = 0.001
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class Rival:
     name: str
     step: Callable[[], Any]
     weights: Callable[[], list[Tensor]]
+    expected: Rival | None = None  # whose weights it should reach, if not those of the first
 
 
 def rivals(net: Net, compiled: bool) -> list[Rival]:
@@ -128,12 +130,24 @@ def _jax(model: nn.Module, net: Net, inputs: Tensor, targets: Tensor) -> Rival:
 
 
 def _sklearn(model: nn.Module, net: Net, inputs: Tensor, targets: Tensor) -> Rival:
-    """`MLPRegressor.partial_fit`. Its last layer has no activation, so its weights are not those of the others."""
+    """`MLPRegressor.partial_fit`, whose gradient is that of our quadratic loss on a last layer without sigma."""
     from sklearn.neural_network import MLPRegressor
+    from threadpoolctl import threadpool_limits
 
+    threadpool_limits(torch.get_num_threads())
     sigma = {"sigmoid": "logistic", "relu": "relu"}[net.activation]
     regressor = MLPRegressor(hidden_layer_sizes=net.sizes[1:-1], activation=sigma, solver="sgd", momentum=0, alpha=0,
-                             learning_rate_init=LR, batch_size=net.batch)  # fmt: skip
+                             nesterovs_momentum=False, learning_rate_init=LR, batch_size=net.batch)  # fmt: skip
     x, y = inputs.numpy(), targets.numpy()
-    regressor.partial_fit(x, y)
-    return Rival("scikit-learn", lambda: regressor.partial_fit(x, y), list)
+    regressor.partial_fit(x, y)  # makes the weights, which then become ours
+    for layer, coefficients, intercepts in zip(model.children(), regressor.coefs_, regressor.intercepts_, strict=True):
+        coefficients[:], intercepts[:] = layer.weight.detach().numpy().T, layer.bias.detach().numpy()
+
+    def weights() -> list[Tensor]:
+        pairs = zip(regressor.coefs_, regressor.intercepts_, strict=True)
+        return [torch.tensor(array) for w, b in pairs for array in (w.T, b)]
+
+    open_ended = mg.MLP(net.sizes, net.activation)
+    open_ended.load_state_dict(model.state_dict())
+    expected = _train_step(open_ended, inputs, targets)
+    return Rival("scikit-learn", lambda: regressor.partial_fit(x, y), weights, expected)

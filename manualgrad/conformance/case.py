@@ -75,6 +75,10 @@ def outputs(function: Callable[..., Any], arguments: Sequence[Any]) -> list[Tens
     return [x for x in tree_leaves(function(*arguments)) if isinstance(x, Tensor)]
 
 
+def output_names(number: int) -> list[str]:
+    return ["the output"] if number == 1 else [f"output[{i}]" for i in range(number)]
+
+
 def upstream(results: Sequence[Tensor]) -> list[Tensor]:
     """A gradient to send into each of them, without any symmetry that could hide a mistake."""
     generator = torch.Generator().manual_seed(1)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manualgrad.conformance import derivatives, layouts, memory, transforms
+from manualgrad.conformance import copies, derivatives, execution, layouts, memory, transforms
 from manualgrad.conformance.case import Case
-from manualgrad.conformance.result import Check, Conformance, Failed, NotSupported, in_brief
+from manualgrad.conformance.diagnosis import GRADIENT_LINE
+from manualgrad.conformance.result import Check, Conformance, Failed, NotApplicable, NotSupported, in_brief
 
 
 CHECKS: dict[str, Callable[[Case], str]] = {
@@ -32,12 +33,12 @@ CHECKS: dict[str, Callable[[Case], str]] = {
     "memory leak": memory.leak,
     "saved tensors": memory.saved,
     "determinism": memory.determinism,
-    "autocast": transforms.autocast,
-    "torch.compile": transforms.compiled,
+    "autocast": execution.autocast,
+    "torch.compile": execution.compiled,
     "vmap": transforms.vmap,
     "jvp": transforms.jvp,
-    "copies": transforms.copies,
-    "cuda": transforms.cuda,
+    "copies": copies.copies,
+    "cuda": execution.cuda,
 }
 
 
@@ -52,6 +53,10 @@ def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[st
     for every subset of what may require a gradient; for inputs that are non-contiguous, expanded, empty, of more or
     fewer axes, complex; then what is changed in place, leaked and saved; autocast, torch.compile, vmap, jvp, copies, CUDA.
 
+    Where the reference works and the layer raises, that is a failure, unless the layer refuses clearly: an error raised by
+    its own forward pass, or PyTorch's sentence about what it lacks (a `jvp`, a vmap rule, a second derivative). Such a row
+    is "not supported" and passes `assert_ok()`; `assert_ok(require=("vmap",))` or `assert_ok(strict=True)` demand more.
+
     Works on copies: inputs, modules and random states are left as they were. It takes a few seconds, most of them in
     torch.compile, and is quickest with inputs of a few dozen numbers. Unequal sizes find more: a missing transpose shows
     in a square weight only in the numbers.
@@ -64,8 +69,8 @@ def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[st
         skip: names of checks to leave out, for example ("torch.compile",).
 
     Returns:
-        A `Conformance`. Each row has passed, failed (and says how to see it), or is not supported: the layer, or the
-        reference, refuses with an error.
+        A `Conformance`. Each row has passed, failed (and says how to see it), is not supported (the layer refuses what the
+        reference does), or not applicable (the reference does not do it either).
 
     Raises:
         TypeError: the layer or the reference cannot be called.
@@ -93,10 +98,14 @@ def _run(name: str, check: Callable[[Case], str], case: Case) -> Check:
         return Check(name, "passed", check(case))
     except NotSupported as refusal:
         return Check(name, "not supported", str(refusal))
+    except NotApplicable as reason:
+        return Check(name, "not applicable", str(reason))
     except Failed as failure:
-        return Check(name, "failed", str(failure), "\n".join([_first_line(case, name), failure.line]))
+        first = _first_line(case, name, case.given if failure.inputs is None else failure.inputs)
+        return Check(name, "failed", str(failure), f"{first}\n{failure.line}")
     except Exception as error:
-        return Check(name, "failed", in_brief(error), "\n".join([_first_line(case, name), "print(layer(*inputs))"]))
+        first = _first_line(case, name, case.given)
+        return Check(name, "failed", in_brief(error), f"{first}\n{GRADIENT_LINE}")
 
 
 def _expect_reference_works(case: Case) -> None:
@@ -109,21 +118,34 @@ def _expect_reference_works(case: Case) -> None:
         ) from error
 
 
-def _first_line(case: Case, check: str) -> str:
+def _first_line(case: Case, check: str, given: Sequence[Any]) -> str:
     """Python that makes inputs like those given, and the tensors by which is differentiated."""
-    inputs = ", ".join(_like(x) for x in case.given)
-    parameters = ", *layer.parameters()" if isinstance(case.original, nn.Module) else ""
-    bound = "f = reference; reference = lambda *x: f(*x, *layer.parameters()); " if case.takes_parameters else ""
+    inputs, has_parameters = ", ".join(_like(x) for x in given), isinstance(case.original, nn.Module)
+    bound = "reference = lambda *x, f=reference: f(*x, *layer.parameters()); " if case.takes_parameters else ""
     if check in ("gradcheck", "gradgradcheck", "jvp"):
         inputs = re.sub(r"torch\.(b?float16|float32)", "torch.float64", inputs)
-        bound += "layer = __import__('copy').deepcopy(layer).double(); " if parameters else ""
-    return f"{bound}inputs = [{inputs}]; wanted = [*(x for x in inputs if x.requires_grad){parameters}]"
+        bound += "layer = __import__('copy').deepcopy(layer).double(); " if has_parameters else ""
+    elif check == "complex" and has_parameters:
+        bound += "layer = __import__('copy').deepcopy(layer).to(torch.complex128); "
+    wanted = "(x for x in inputs if getattr(x, 'requires_grad', False))" + ", *layer.parameters()" * has_parameters
+    return f"{bound}inputs = [{inputs}]; wanted = [*{wanted}]{_JOINED if _returns_several(case) else ''}"
+
+
+_JOINED = (
+    "; layer, reference = (lambda *x, f=f: torch.cat([y.flatten() for y in torch.utils._pytree.tree_leaves(f(*x)) "
+    "if y.requires_grad]) for f in (layer, reference))"
+)
+
+
+def _returns_several(case: Case) -> bool:
+    return not isinstance(case.reference(*case.leaves()), Tensor)
 
 
 def _like(x: Any) -> str:
     if not isinstance(x, Tensor):
         return repr(x)
     if x.is_floating_point() or x.is_complex():
-        return f"torch.randn({tuple(x.shape)}, dtype={x.dtype}, requires_grad=True)"
+        positive = x.is_floating_point() and x.numel() and bool((x >= 0).all())
+        return f"torch.{'rand' if positive else 'randn'}({tuple(x.shape)}, dtype={x.dtype}, requires_grad=True)"
     low, high = (int(x.min()), int(x.max()) + 1) if x.numel() else (0, 1)
     return f"torch.randint({low}, {high}, {tuple(x.shape)}).to({x.dtype})"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -11,22 +10,19 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck as finite_differences, gradgradcheck as second_finite_differences
 
-from manualgrad.conformance.case import Case, gradients, outputs, upstream
-from manualgrad.conformance.diagnosis import expect_equal, first_difference
+from manualgrad.conformance.case import Case, gradients, output_names, outputs, upstream
+from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal, first_difference
 from manualgrad.conformance.graph import Watch, refused_shape
-from manualgrad.conformance.result import Failed, NotSupported, in_brief
+from manualgrad.conformance.refusal import refused
+from manualgrad.conformance.result import Failed, NotApplicable, in_brief
 
 
 def output(case: Case) -> str:
     """The same outputs as the reference's: values, shapes and dtypes."""
     actual = outputs(case.layer, case.leaves())
     expected, truth = outputs(case.reference, case.leaves()), outputs(case.reference, case.wide())
-    names = ["the output"] if len(expected) == 1 else [f"output[{i}]" for i in range(len(expected))]
-    expect_equal(names, actual, expected, truth, line="print(layer(*inputs), reference(*inputs))")
+    expect_equal(output_names(len(expected)), actual, expected, truth, line="print(layer(*inputs), reference(*inputs))")
     return "as the reference's"
-
-
-GRADIENT_LINE = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted))"
 
 
 def gradient(case: Case) -> str:
@@ -38,15 +34,21 @@ def gradient(case: Case) -> str:
             actual = gradients(results, leaves)
         except RuntimeError as error:
             raise Failed(refused_shape(error) or str(error), GRADIENT_LINE) from error
-    misshapen = watch.wrong_shape()
-    if misshapen:
-        raise Failed(misshapen, GRADIENT_LINE)
+    mended = watch.mended()
+    if mended:
+        raise Failed(mended, _RETURNED if results[0].grad_fn in watch.nodes else GRADIENT_LINE)
     expected, truth = _gradients(case.reference, case.leaves()), _gradients(case.reference, case.wide())
     names = [case.names[i] for i in case.differentiable]
     names = [f"the gradient by {name}" for name in names]
     note = "" if first_difference(names, actual, expected, truth) is None else _right_where(case, names)
     expect_equal(names, actual, expected, truth, line=GRADIENT_LINE, note=note)
     return f"of {len(names)} tensors, as the reference's"
+
+
+_RETURNED = (  # what backward itself returns, before autograd sums and casts it
+    "y = layer(*inputs); found = y.grad_fn.apply(torch.ones_like(y)); "
+    "print([(x.shape, x.dtype) for x in found if x is not None], [(x.shape, x.dtype) for x in wanted])"
+)
 
 
 def _gradients(function: Any, leaves: list[Any]) -> list[Tensor]:
@@ -106,7 +108,11 @@ def frozen_inputs(case: Case) -> str:
     full = dict(zip(case.differentiable, _gradients(case.reference, everything), strict=True))
     for subset in subsets:
         names = [case.names[i] for i in subset]
-        line = f"# only {', '.join(names)} require a gradient\n" + GRADIENT_LINE
+        others = [k for k, i in enumerate(case.differentiable) if i not in subset]
+        freeze = (
+            f"[wanted[i].requires_grad_(False) for i in {others}]; wanted = [x for x in wanted if x.requires_grad]; "
+        )
+        line = freeze + _BOTH
         leaves = case.leaves(which=subset)
         try:
             results = outputs(case.layer, leaves)
@@ -116,12 +122,19 @@ def frozen_inputs(case: Case) -> str:
             raise Failed(f"with gradients for {', '.join(names)} only: {error}", line) from error
         if watch.computes_unneeded:
             frozen = [case.names[i] for i in case.differentiable if i not in subset]
-            raise Failed(f"a gradient is computed for a frozen input ({', '.join(frozen)})", line)
+            raise Failed(f"a gradient is computed for a frozen input ({', '.join(frozen)})", freeze + _COMPUTED)
         if any(isinstance(x, Tensor) and x.grad is not None for x in leaves):
             raise Failed("backward wrote to .grad itself", line)
         labels = [f"with gradients for {', '.join(names)} only, that by {name}" for name in names]
         expect_equal(labels, actual, [full[i] for i in subset], line=line)
     return f"{len(subsets)} subsets of requires_grad"
+
+
+_BOTH = "print(*(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted) for f in (layer, reference)), sep='\\n')"
+_COMPUTED = (
+    "y = layer(*inputs); y.grad_fn.register_hook(lambda found, _: print([g is not None for g in found])); "
+    "torch.autograd.backward(y.abs().sum())"
+)
 
 
 def gradcheck(case: Case) -> str:
@@ -140,13 +153,18 @@ def gradgradcheck(case: Case) -> str:
     """Second derivatives against the reference's and finite differences, in float64."""
     line = "torch.autograd.gradgradcheck(layer, inputs)"
     try:
+        expected = _second(case, case.reference)
+    except RuntimeError as error:
+        raise NotApplicable("nor by the reference") from error
+    try:
         actual = _second(case, case.layer)
     except RuntimeError as error:
-        if re.search("once_differentiable|does not require grad|not implemented", str(error)):
-            raise NotSupported(f"no second derivative: {in_brief(error)}") from error
-        raise Failed(in_brief(error), line) from error
+        raise refused(error, line, "no second derivative") from error
     names = [f"the second derivative by {case.names[i]}" for i in case.differentiable]
-    expect_equal(names, actual, _second(case, case.reference), line=line, tolerance=1e-9)
+    constant = (
+        "" if any(x.any() for x in actual) else ". If backward cannot be differentiated: @once_differentiable says so"
+    )
+    expect_equal(names, actual, expected, line=line, tolerance=1e-9, note=constant)
     try:
         second_finite_differences(_flat(case), case.wide(), fast_mode=_is_large(case))
     except Exception as error:
@@ -168,32 +186,30 @@ def _second(case: Case, function: Any) -> list[Tensor]:
 
 
 def complex_numbers(case: Case) -> str:
-    """The gradients for complex values, where the reference takes any."""
+    """The gradients for complex values, where the reference takes any: those that come in silence must be right."""
     if any(case.values[i].is_complex() for i in case.differentiable):
-        return "the inputs are complex: see gradient"
+        raise NotApplicable("the inputs are complex: see gradient")
     generator = torch.Generator().manual_seed(2)
-    drawn = [
-        torch.randn(case.values[i].shape, generator=generator, dtype=torch.complex128) for i in case.differentiable
-    ]
+    drawn = {
+        i: torch.randn(case.values[i].shape, generator=generator, dtype=torch.complex128) for i in case.differentiable
+    }
 
     def leaves() -> list[Any]:
-        made = case.leaves()
-        for i, x in zip(case.differentiable, drawn, strict=True):
-            made[i] = x.clone().requires_grad_()
-        return made
+        return [drawn[i].clone().requires_grad_() if i in drawn else x for i, x in enumerate(case.leaves())]
 
     try:
         expected = _gradients(case.reference, leaves())
     except Exception as error:
-        raise NotSupported("nor by the reference") from error
+        raise NotApplicable("nor by the reference") from error
+    given = [drawn.get(i, x) for i, x in enumerate(case.given)]
     try:
         actual = _gradients(case.layer, leaves())
     except Exception as error:
-        raise NotSupported(in_brief(error)) from error
-    names = [case.names[i] for i in case.differentiable]
-    if first_difference(names, actual, expected) is not None:
-        raise NotSupported("right for real numbers only: a conjugate is missing. To look into it, pass complex inputs")
-    return "as the reference's"
+        raise refused(error, GRADIENT_LINE, inputs=given) from error
+    names = [f"for complex numbers, the gradient by {case.names[i]}" for i in case.differentiable]
+    note = "; right for real numbers: a conjugate is missing. Add it, or raise in forward for complex inputs"
+    expect_equal(names, actual, expected, line=GRADIENT_LINE, note=note, inputs=given)
+    return "complex inputs, as the reference's"
 
 
 def _flat(case: Case) -> Any:
@@ -213,4 +229,4 @@ def _unless_reference_fails(case: Case, check: Any) -> None:
     try:
         check(lambda *arguments: tuple(x for x in outputs(case.reference, arguments) if x.requires_grad), case.wide())
     except Exception as error:
-        raise NotSupported(f"nor by the reference: {in_brief(error)}") from error
+        raise NotApplicable(f"nor by the reference: {in_brief(error)}") from error

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from manualgrad.comparison import _row
 from manualgrad.conformance.result import Failed
+
+
+GRADIENT_LINE = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted))"
 
 
 def first_difference(
@@ -77,8 +81,9 @@ def expect_equal(
     line: str = "",
     note: str = "",
     tolerance: float | None = None,
+    inputs: Sequence[Any] | None = None,
 ) -> None:
     """Raises Failed with the first difference in words."""
     difference = first_difference(names, actual, expected, truth, tolerance)
     if difference is not None:
-        raise Failed(difference + note, line)
+        raise Failed(difference + note, line, inputs)

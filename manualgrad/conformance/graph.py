@@ -32,8 +32,8 @@ class Watch:
 
     def __init__(self, results: Sequence[Tensor]) -> None:
         self.nodes = list(handwritten(results))
-        self.returned: dict[Any, list[torch.Size]] = {node: [] for node in self.nodes}
-        self.needed: dict[Any, list[torch.Size]] = {node: [] for node in self.nodes}
+        self.returned: dict[Any, list[Tensor]] = {node: [] for node in self.nodes}  # on the meta device
+        self.needed: dict[Any, list[Tensor]] = {node: [] for node in self.nodes}
         self.computes_unneeded = False
         self.classes = {node._forward_cls for node in self.nodes}
 
@@ -56,7 +56,7 @@ class Watch:
         def noting(ctx: Any, *upstream: Any) -> Any:
             found = backward(ctx, *upstream)
             each = found if isinstance(found, tuple) else (found,)
-            self.returned.get(ctx, []).extend(x.shape for x in each if isinstance(x, Tensor))
+            self.returned.get(ctx, []).extend(_shell(x) for x in each if isinstance(x, Tensor))
             return found
 
         return noting
@@ -65,18 +65,29 @@ class Watch:
         def note(grad_inputs: Sequence[Tensor | None], grad_outputs: Any) -> None:
             for gradient, (following, _) in zip(grad_inputs, node.next_functions, strict=False):
                 if gradient is not None:
-                    self.needed[node].append(gradient.shape)  # autograd has summed what was too large
+                    self.needed[node].append(_shell(gradient))  # autograd has summed and cast it
                     self.computes_unneeded |= following is None
 
         return note
 
-    def wrong_shape(self) -> str | None:
-        """autograd silently sums a gradient that is too large. Eager, that is right; other callers of backward do not sum."""
+    def mended(self) -> str | None:
+        """What autograd has silently set right: it sums a gradient that is too large, and casts one of another dtype.
+
+        Other callers of backward do not sum, and what a narrower dtype has lost no cast brings back.
+        """
         for node in self.nodes:
             for came, needed in zip(self.returned[node], self.needed[node], strict=False):
-                if came != needed:
-                    return f"a gradient {wrong_shape(came, needed)}"
+                if came.shape != needed.shape:
+                    return f"a gradient {wrong_shape(came.shape, needed.shape)}"
+                both_real = came.is_floating_point() and needed.is_floating_point()
+                if both_real and torch.promote_types(came.dtype, needed.dtype) != came.dtype:
+                    return f"a gradient is {came.dtype}, expected {needed.dtype}: autograd casts it, but its digits are lost"
         return None
+
+
+def _shell(x: Tensor) -> Tensor:
+    """Shape and dtype without the numbers, so that watching keeps no memory."""
+    return torch.empty(x.shape, dtype=x.dtype, device="meta")
 
 
 def refused_shape(error: RuntimeError) -> str | None:

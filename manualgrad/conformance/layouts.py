@@ -8,9 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.conformance.case import Case, gradients, is_differentiable, outputs, upstream
-from manualgrad.conformance.diagnosis import expect_equal
-from manualgrad.conformance.result import Failed, NotSupported, in_brief
+from manualgrad.conformance.case import Case, gradients, is_differentiable, output_names, outputs, upstream
+from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal
+from manualgrad.conformance.refusal import refused
+from manualgrad.conformance.result import Failed, NotApplicable
 
 
 def strided(x: Tensor) -> Tensor:
@@ -36,7 +37,7 @@ def non_contiguous(case: Case) -> str:
 def expanded(case: Case) -> str:
     """An input whose rows are one row in memory."""
     changed = [x[:1].expand(x.shape) if is_differentiable(x) and x.dim() > 0 else x for x in case.values]
-    _compare(case, changed, "with expanded inputs", "x[:1].expand(x.shape)")
+    _compare(case, changed, "with expanded inputs", "x[:1].expand(x.shape) if x.dim() else x")
     return "stride 0"
 
 
@@ -44,11 +45,7 @@ def upstream_layouts(case: Case) -> str:
     """Upstream gradients with gaps, with swapped axes, and expanded from one number, as sum() sends them."""
     for name, change, line in (
         ("a non-contiguous", strided, _STRIDED),
-        (
-            "an expanded",
-            lambda g: g.flatten()[0].expand(g.shape) if g.numel() else g,
-            "print(torch.autograd.grad(layer(*inputs).sum(), wanted))",
-        ),
+        ("an expanded", lambda g: g.flatten()[0].expand(g.shape) if g.numel() else g, _EXPANDED),
     ):
         both = []
         for function in (case.layer, case.reference):
@@ -64,9 +61,10 @@ def upstream_layouts(case: Case) -> str:
 
 
 _STRIDED = (
-    "y = layer(*inputs); g = torch.randn(y.shape[::-1], dtype=y.dtype).permute(*range(y.dim())[::-1]); "
-    "print(torch.autograd.grad(y, wanted, g))"
+    "y = reference(*inputs); g = torch.randn(y.shape[::-1], dtype=y.dtype).permute(*range(y.dim())[::-1]); "
+    "print(*(torch.autograd.grad(f(*inputs), wanted, g) for f in (layer, reference)), sep='\\n')"
 )
+_EXPANDED = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).sum().abs(), wanted))"
 
 
 def empty_batch(case: Case) -> str:
@@ -89,7 +87,7 @@ def fewer_axes(case: Case) -> str:
 def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> str:
     first = case.values[0]
     if not isinstance(first, Tensor) or first.dim() < 2 and not (first.dim() == 1 and name == "one axis more"):
-        raise NotSupported("the first input has no batch axis")
+        raise NotApplicable("the first input has no batch axis")
     alike = [i for i in range(len(case.given)) if i == 0 or _is_alike(case.values[i], first)]
     for which in (alike, [0]):  # whether the other inputs belong to the samples is for the reference to say
         changed = [change(x) if i in which else x for i, x in enumerate(case.values)]
@@ -97,38 +95,41 @@ def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> st
             expected = _run(case, case.reference, changed)
         except Exception:
             continue
+        given = changed[: len(case.given)]
         try:
             actual = _run(case, case.layer, changed)
         except Exception as error:
-            raise NotSupported(f"{name}: {in_brief(error)}") from error
-        names = [f"with {name}, tensor {i}" for i in range(len(expected))]
-        shapes = [tuple(x.shape) if isinstance(x, Tensor) else x for x in changed]
-        expect_equal(names, actual, expected, line=f"# with inputs of shapes {shapes}: {name}\n{_LINE}")
+            raise refused(error, GRADIENT_LINE, f"with {name}", given) from error
+        expect_equal(_names(case, f"with {name}", expected), actual, expected, line=GRADIENT_LINE, inputs=given)
         return f"first input {tuple(changed[0].shape)}"
-    raise NotSupported(f"{name}: nor by the reference")
+    raise NotApplicable(f"{name}: nor by the reference")
 
 
 def _is_alike(x: Any, first: Tensor) -> bool:
     return isinstance(x, Tensor) and x.dim() > 0 and x.size(0) == first.size(0)
 
 
-_LINE = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted))"
-
-
 def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None:
     line = (
-        f"inputs = [({expression}).detach().requires_grad_(x.requires_grad) for x in inputs]; "
-        "print(layer(*inputs), reference(*inputs))"
+        f"inputs = [({expression}).detach().requires_grad_() if isinstance(x, torch.Tensor) and x.requires_grad else x "
+        "for x in inputs]; wanted = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]; "
+        "print(*(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted) for f in (layer, reference)), sep='\\n')"
     )
     try:
         expected = _run(case, case.reference, changed)
     except Exception as error:
-        raise NotSupported("nor by the reference") from error
+        raise NotApplicable("nor by the reference") from error
     try:
         actual = _run(case, case.layer, changed)
     except Exception as error:
         raise Failed(f"{name}: {error}", line) from error
-    expect_equal([f"{name}, tensor {i}" for i in range(len(expected))], actual, expected, line=line)
+    expect_equal(_names(case, name, expected), actual, expected, line=line)
+
+
+def _names(case: Case, where: str, results: list[Tensor]) -> list[str]:
+    """Of what `_run` returns."""
+    names = output_names(len(results) - len(case.differentiable))
+    return [f"{where}, {name}" for name in names + [f"the gradient by {case.names[i]}" for i in case.differentiable]]
 
 
 def _run(case: Case, function: Any, changed: list[Any]) -> list[Tensor]:

@@ -3,25 +3,37 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 
 class Failed(Exception):
-    """A check found something wrong. `line` shows it, in terms of `layer`, `reference` and `inputs`."""
+    """A check found something wrong. `line` shows it, in terms of `layer`, `reference`, `inputs` and `wanted`.
 
-    def __init__(self, message: str, line: str = "") -> None:
+    `inputs` are those that it takes, where they are others than the caller's.
+    """
+
+    def __init__(self, message: str, line: str = "", inputs: Sequence[Any] | None = None) -> None:
         super().__init__(message)
-        self.line = line
+        self.line, self.inputs = line, inputs
 
 
 class NotSupported(Exception):
-    """The layer refuses what the check asks for, or the reference does; nothing is computed wrongly."""
+    """The layer refuses what the check asks for and the reference does; nothing is computed wrongly."""
+
+
+class NotApplicable(Exception):
+    """There is nothing to compare with: the reference does not do it either, or there is no such device."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """One row: `status` is "passed", "failed" or "not supported"; `reproduction` has two lines where it failed."""
+    """One row of the table.
+
+    `status` is "passed"; "failed"; "not supported": the reference does it, the layer refuses, and `detail` has its words; or
+    "not applicable": the reference does not do it either. `reproduction` has two lines of Python where it failed.
+    """
 
     name: str
     status: str
@@ -34,18 +46,55 @@ class Conformance(tuple[Check, ...]):
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed. What is not supported is no failure."""
+        """Whether nothing failed. What is not supported is no failure: `assert_ok` can demand it."""
         return not self.failed
+
+    @property
+    def passed(self) -> dict[str, Check]:
+        """The checks that passed, by name."""
+        return self._with_status("passed")
 
     @property
     def failed(self) -> dict[str, Check]:
         """The failures by name."""
-        return {check.name: check for check in self if check.status == "failed"}
+        return self._with_status("failed")
 
-    def assert_ok(self) -> None:
-        """Raises AssertionError with the whole table if anything failed. For tests."""
+    @property
+    def not_supported(self) -> dict[str, Check]:
+        """What the reference does and the layer refuses, by name."""
+        return self._with_status("not supported")
+
+    def assert_ok(self, require: Collection[str] = (), strict: bool = False) -> None:
+        """For tests: nothing failed; and what is asked for here.
+
+            report.assert_ok(require=("vmap", "jvp"))
+
+        Args:
+            require: names of checks that must have passed, not just been refused, skipped or inapplicable.
+            strict: the layer does everything that the reference does: nothing is "not supported".
+
+        Raises:
+            AssertionError: with the whole table.
+            ValueError: an unknown name in `require`.
+        """
+        if isinstance(require, str):
+            require = (require,)
+        unknown = set(require) - {check.name for check in self}
+        if unknown:
+            raise ValueError(
+                f"assert_ok expected `require` to name checks of this report, got {sorted(unknown)}. "
+                f"They are: {', '.join(check.name for check in self)}."
+            )
         if not self.ok:
             raise AssertionError(f"The backward pass failed {len(self.failed)} of {len(self)} checks.\n{self}")
+        missing = [check for check in self if check.name in require and check.status != "passed"]
+        missing += [check for check in self.not_supported.values() if strict and check not in missing]
+        if missing:
+            words = "; ".join(f"{check.name} is {check.status} ({check.detail})" for check in missing)
+            raise AssertionError(f"The backward pass must do more: {words}.\n{self}")
+
+    def _with_status(self, status: str) -> dict[str, Check]:
+        return {check.name: check for check in self if check.status == status}
 
     def __str__(self) -> str:
         return "\n".join(self._lines())
@@ -53,7 +102,7 @@ class Conformance(tuple[Check, ...]):
     def _lines(self) -> Iterator[str]:
         names = max(len(check.name) for check in self)
         for check in self:
-            yield f"{check.name:<{names}}  {check.status:<13}  {check.detail}".rstrip()
+            yield f"{check.name:<{names}}  {check.status:<14}  {check.detail}".rstrip()
         causes = [name for name in ("output", "gradient") if name in self.failed]
         for name in causes[:1] or self.failed:
             yield ""
@@ -62,9 +111,8 @@ class Conformance(tuple[Check, ...]):
         if causes and len(self.failed) > 1:
             yield ""
             yield f"Other checks compare with the same numbers: mend {causes[0]!r} first."
-        count = {
-            status: sum(check.status == status for check in self) for status in ("passed", "failed", "not supported")
-        }
+        statuses = ("passed", "failed", "not supported", "not applicable")
+        count = {status: len(self._with_status(status)) for status in statuses}
         yield ""
         yield ", ".join(f"{number} {status}" for status, number in count.items()) + "."
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from manualgrad.equations import backpropagated_error, descent
+
 
 if TYPE_CHECKING:
     from manualgrad.trace import Trace, TracedLayer
@@ -26,8 +28,8 @@ def error_comes_from(layer: TracedLayer, above: TracedLayer) -> bool:
     """Whether dC/da^l = (w^{l+1})^T delta^{l+1}: the layer above is all that the cost sees of this one."""
     if layer.a.shape != above.inputs.shape:
         return False
-    delta, weight = above.delta.double(), above.weight_before.double()
-    return _rounds_to(layer.cost_gradient, delta @ weight, delta.abs() @ weight.abs())
+    delta, weight = _wide(above.delta), _wide(above.weight_before)
+    return _rounds_to(layer.cost_gradient, backpropagated_error(weight, delta), delta.abs() @ weight.abs())
 
 
 def calls_of(layer: TracedLayer, trace: Trace) -> list[TracedLayer]:
@@ -52,7 +54,9 @@ def update_is_plain(layer: TracedLayer, trace: Trace) -> bool:
         pairs.append((layer.bias_before, bias_gradient, layer.bias_after))
     return all(
         _rounds_to(
-            after, before.double() - lr * gradient.double(), before.double().abs() + abs(lr) * gradient.double().abs()
+            after,
+            descent(_wide(before), _wide(gradient), eta=lr),
+            _wide(before).abs() + abs(lr) * _wide(gradient).abs(),
         )
         for before, gradient, after in pairs
     )
@@ -70,7 +74,7 @@ def as_rows(x: Tensor) -> Tensor:
 
 
 def _same(x: Tensor, y: Tensor) -> bool:
-    return x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=0, atol=0, equal_nan=True)
+    return x.shape == y.shape and torch.allclose(_wide(x), _wide(y), rtol=0, atol=0, equal_nan=True)
 
 
 def _rounds_to(x: Tensor, expected: Tensor, magnitude: Tensor) -> bool:
@@ -78,5 +82,9 @@ def _rounds_to(x: Tensor, expected: Tensor, magnitude: Tensor) -> bool:
     if x.shape != expected.shape:
         return False
     tolerance = 32 * torch.finfo(x.dtype).eps * magnitude + torch.finfo(x.dtype).tiny
-    close = (x.double() - expected).abs() <= tolerance
+    close = (_wide(x) - expected).abs() <= tolerance
     return bool((close | ~expected.isfinite()).all())
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.to(torch.complex128) if x.is_complex() else x.double()

@@ -50,10 +50,14 @@ def coloured(trace: Trace, width: int) -> Iterator[Any]:
 
 
 def _laid_out(trace: Trace, width: int) -> Iterator[Line]:
+    after_blocks = False
     for part in _parts(trace):
         if isinstance(part, Line):
+            after_blocks = False
             yield part
-        else:
+        elif part:
+            yield from [Line("")] if after_blocks else []
+            after_blocks = True
             yield from (Line(f"{INDENT}{text}".rstrip()) for text in beside(part, width - len(INDENT)))
 
 

@@ -10,9 +10,17 @@ from manualgrad.lightning.autograd_audit import AutogradAudit, GradientMismatchE
 from manualgrad.lightning.backprop_module import BackpropModule  # noqa: E402
 from manualgrad.lightning.digits_data_module import DigitsDataModule  # noqa: E402
 from manualgrad.lightning.known_warnings import silence  # noqa: E402
+from manualgrad.lightning.random_states import KeepRandomStates  # noqa: E402
 from manualgrad.lightning.resumable_loader import ResumableLoader  # noqa: E402
 
 
 silence()
 
-__all__ = ["AutogradAudit", "BackpropModule", "DigitsDataModule", "GradientMismatchError", "ResumableLoader"]
+__all__ = [
+    "AutogradAudit",
+    "BackpropModule",
+    "DigitsDataModule",
+    "GradientMismatchError",
+    "KeepRandomStates",
+    "ResumableLoader",
+]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
@@ -14,6 +14,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.gradient_descent import GradientDescent
+from manualgrad.lightning.random_states import KeepRandomStates
 from manualgrad.lightning.train_step_engine import TrainStepEngine
 from manualgrad.losses import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.mlp import MLP
@@ -146,6 +147,9 @@ class BackpropModule(LightningModule):
         if scheduler is None:
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def configure_callbacks(self) -> list[Callback]:
+        return [KeepRandomStates()]  # a subclass may have dropout
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning loads the weights before it makes the module float64 for 64-true, which would round them to float32."""

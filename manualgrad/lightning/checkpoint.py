@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+
+if TYPE_CHECKING:
+    from manualgrad.lightning.backprop_module import BackpropModule
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -31,3 +35,23 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "Pass a file that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
         )
     return checkpoint
+
+
+def load_backprop_module(path: str | Path) -> BackpropModule:
+    """The `BackpropModule` in the checkpoint, made from the options that were saved with it, on the CPU.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a checkpoint that Lightning wrote, or one of another module.
+    """
+    from manualgrad.lightning.backprop_module import BackpropModule
+
+    checkpoint = read_checkpoint(path)
+    options = checkpoint.get("hyper_parameters", {})
+    saved = options.get("_class_path", BackpropModule.__name__)  # only `manualgrad fit` saves it
+    if not saved.endswith(BackpropModule.__name__) or "sizes" not in options:
+        raise ValueError(
+            f"Expected a checkpoint of a BackpropModule, got one of {saved if '_class_path' in options else 'another module'}. "
+            "Load your module and call mg.trace(module, loss, inputs, targets)."
+        )
+    return BackpropModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)

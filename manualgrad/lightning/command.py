@@ -24,6 +24,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 import manualgrad
 from manualgrad.lightning.checkpoint import read_checkpoint
 from manualgrad.lightning.known_warnings import silence
+from manualgrad.lightning.random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
@@ -94,7 +95,7 @@ class CommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer
-        callbacks = options.callbacks or []
+        callbacks = [*(options.callbacks or []), KeepRandomStates()]
         if options.enable_checkpointing is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
             callbacks = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]  # one, the newest
         return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
@@ -120,13 +121,20 @@ class CommandLine(LightningCLI):
         print()
         for name, value in results.items():
             print(f"{name.replace('_', ' ').capitalize()}: {_formatted(name, value)}")
+        wrong: list[str] = []
         if model.automatic_optimization and train_loader is not None:
             comparison = compare_training_step(model, first_batch(train_loader))
+            wrong = [row.name for row in comparison.rows if not row.ok]
             print(f"\nGradients of one training batch, by hand and by autograd:\n\n{comparison}\n")
         if log_dir:
             print(f"Logs:       {log_dir}")
         if path := self._checkpoint_path():
             print(f"Checkpoint: {path}")
+        if wrong:
+            raise SystemExit(
+                "The training has ended, but gradients by hand differ from autograd's by more than rounding "
+                f"in {', '.join(wrong)}. Check the derivative of an activation or loss."
+            )
 
     def predict(self, **arguments: Any) -> None:
         predictions = self.trainer.predict(**arguments)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
+from lightning.pytorch.utilities.seed import isolate_rng
 from torch.utils.data import DataLoader
 
 
@@ -36,6 +39,10 @@ class ResumableLoader(DataLoader):
         resumed_epoch, delivered = self._resumed or (None, 0)
         self._resumed = None
         self._delivered = delivered if resumed_epoch == self._epoch else 0
-        for batch in islice(super().__iter__(), self._delivered, None):
+        # What the skipped batches draw was drawn before the checkpoint, whose random states must be there for the next one.
+        with isolate_rng() if self._delivered else nullcontext():
+            batches = super().__iter__()
+            deque(islice(batches, self._delivered), maxlen=0)
+        for batch in batches:
             self._delivered += 1
             yield batch

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from manualgrad.comparison import Comparison, compare
+from manualgrad.factoring import pass_on_requests
 
 
 # Under mixed precision gradients are float32, but round as the lower precision does.
@@ -62,6 +63,7 @@ class _TrainingStep(nn.Module):
     def __init__(self, module: LightningModule, run_step: Callable[..., Any]) -> None:
         super().__init__()
         self.module = copy.deepcopy(module)
+        pass_on_requests(module, self.module, by=self)
         self.module.log = self.module.log_dict = _log_nothing  # type: ignore[method-assign]
         self.run_step = run_step
 

@@ -1,0 +1,117 @@
+"""Checks of other ways to run a layer: under autocast, compiled, on a GPU."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manualgrad.conformance.case import AsFunction, Case, gradients, is_differentiable, output_names, outputs
+from manualgrad.conformance.diagnosis import expect_equal
+from manualgrad.conformance.refusal import refused
+from manualgrad.conformance.result import Failed, NotApplicable
+
+
+def autocast(case: Case) -> str:
+    """Under autocast to bfloat16: an output of at least the reference's precision, gradients in the leaves' dtype."""
+    if any(case.values[i].is_complex() for i in case.differentiable):
+        raise NotApplicable("complex inputs")
+    try:
+        expected = _autocast(case, case.reference)
+    except Exception as error:
+        raise NotApplicable("nor by the reference") from error
+    try:
+        actual = _autocast(case, case.layer)
+    except Exception as error:
+        raise refused(error, _AUTOCAST) from error
+    leaves = case.wide()
+    results = outputs(case.reference, leaves)
+    names = _names(case, len(results))
+    wider = ""
+    for name, a, e in zip(names, actual, expected, strict=True):
+        if a.dtype != e.dtype:
+            wider = f"{name} is {a.dtype}, the reference's is {e.dtype}"
+            if torch.promote_types(a.dtype, e.dtype) != a.dtype:
+                raise Failed(wider, _AUTOCAST)
+    actual = [a.to(e.dtype) for a, e in zip(actual, expected, strict=True)]
+    truth = [*(x.detach() for x in results), *gradients(results, leaves)]
+    expect_equal(names, actual, expected, truth, line=_AUTOCAST, tolerance=5e-2)
+    return wider or "bfloat16, dtypes as the reference's"
+
+
+def _autocast(case: Case, function: AsFunction) -> list[Tensor]:
+    """Outputs and gradients; the backward pass runs outside, as PyTorch advises."""
+    leaves = case.leaves(torch.float32)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        results = outputs(function, leaves)
+    return [*(x.detach() for x in results), *gradients(results, leaves)]
+
+
+_AUTOCAST = (
+    "for f in (layer, reference): y = torch.autocast('cpu', dtype=torch.bfloat16)(f)(*inputs); "
+    "print(y, torch.autograd.grad(y.float().square().sum(), wanted))"
+)
+
+
+def compiled(case: Case) -> str:
+    """torch.compile of forward and backward without a graph break (backend aot_eager: what is traced, not how fast)."""
+    leaves = case.leaves()
+    try:
+        results = outputs(_compiled(case.layer), leaves)
+        found = gradients(results, leaves)
+    except Exception as error:
+        _expect_reference_compiles(case)
+        raise refused(error, _COMPILED) from error
+    plain = case.leaves()
+    expected = outputs(case.layer, plain)
+    if any(x.requires_grad != y.requires_grad for x, y in zip(results, expected, strict=True)):
+        raise Failed("the compiled output requires a gradient where the eager one does not, or the reverse", _COMPILED)
+    names = [f"compiled, {name}" for name in _names(case, len(results))]
+    expect_equal(names, [*results, *found], [*expected, *gradients(expected, plain)], line=_COMPILED, tolerance=1e-5)
+    return "no graph break"
+
+
+def _compiled(function: AsFunction) -> Any:
+    def call(*arguments: Any) -> Any:
+        return function(*arguments)
+
+    call.__code__ = call.__code__.replace()  # compiled code is kept with it, and must not be that of the last check
+    return torch.compile(call, fullgraph=True, backend="aot_eager")
+
+
+def _expect_reference_compiles(case: Case) -> None:
+    leaves = case.leaves()
+    try:
+        gradients(outputs(_compiled(case.reference), leaves), leaves)
+    except Exception as error:
+        raise NotApplicable("nor by the reference") from error
+
+
+_COMPILED = (
+    "for f in (layer, torch.compile(layer, fullgraph=True, backend='aot_eager')): "
+    "print(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted))"
+)
+
+
+def cuda(case: Case) -> str:
+    """The same gradients on a GPU."""
+    if not torch.cuda.is_available():
+        raise NotApplicable("no CUDA device here")
+    both = []
+    for function in (case.layer, case.reference):
+        leaves = [x.detach().cuda() if isinstance(x, Tensor) else x for x in case.wide()]
+        leaves = [x.requires_grad_() if is_differentiable(x) else x for x in leaves]
+        if isinstance(function.subject, nn.Module):
+            moved = copy.deepcopy(function.subject).cuda()
+            function = AsFunction(moved, function.inputs, function.parameters)
+        results = outputs(function, leaves)
+        both.append([*results, *gradients(results, leaves)])
+    names = _names(case, len(both[0]) - len(case.differentiable))
+    expect_equal(names, *both, line="print(layer(*[x.cuda() for x in inputs]))", tolerance=1e-9)
+    return torch.cuda.get_device_name()
+
+
+def _names(case: Case, results: int) -> list[str]:
+    return output_names(results) + [f"the gradient by {case.names[i]}" for i in case.differentiable]

@@ -1,0 +1,58 @@
+"""Tell a layer that refuses a feature from one that breaks under it.
+
+A refusal is said on purpose: PyTorch's own sentence about what an `autograd.Function` lacks, a graph break, a dtype without
+a kernel, or a `raise` or `assert` in the layer's forward pass. Any other error, where the reference works, is a failure.
+"""
+
+from __future__ import annotations
+
+import dis
+import re
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import torch
+
+from manualgrad.conformance.result import Failed, NotSupported, in_brief
+
+
+_SAID_BY_PYTORCH = re.compile(
+    r"must override the setup_context staticmethod"
+    r"|does not have vmap support"
+    r"|^vmap: |Batching rule not implemented|Cannot access data pointer of Tensor"
+    r"|marked with @once_differentiable"
+)
+_GRAPH_BREAKS = ("Unsupported", "UncapturedHigherOrderOpError")
+_TORCH = str(Path(torch.__file__).parent)
+
+
+def is_refusal(error: BaseException) -> bool:
+    """Whether the layer, or PyTorch for it, says that it does not do this; then nothing has been computed wrongly."""
+    if isinstance(error, NotImplementedError) or type(error).__name__ in _GRAPH_BREAKS:
+        return True
+    return bool(_SAID_BY_PYTORCH.search(str(error))) or _is_raised_going_forwards(error.__traceback__)
+
+
+def refused(error: Exception, line: str, where: str = "", inputs: Sequence[Any] | None = None) -> Failed | NotSupported:
+    """What to raise when the layer has raised `error` and the reference has not."""
+    sentence = f"{where}: {in_brief(error)}" if where else in_brief(error)
+    if is_refusal(error):
+        return NotSupported(sentence)
+    return Failed(
+        f"{sentence}; the reference works. Mend it, or raise in forward what says that you do not", line, inputs
+    )
+
+
+def _is_raised_going_forwards(trace: TracebackType | None) -> bool:
+    """Whether a `raise` or `assert` outside of PyTorch made the error, and not in a backward pass, which comes too late."""
+    last, names = None, set()
+    for frame, _ in traceback.walk_tb(trace):
+        names.add(frame.f_code.co_name)
+    while trace is not None:
+        last, trace = trace, trace.tb_next
+    if last is None or "backward" in names or last.tb_frame.f_code.co_filename.startswith(_TORCH):
+        return False
+    return last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]

@@ -1,0 +1,159 @@
+"""`manualgrad explain`: one training step, or several, with every number: in the terminal, as a plot, as a page."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+import webbrowser
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from manualgrad.explain.digits import few_digits
+from manualgrad.extras import require
+from manualgrad.gradient_descent import GradientDescent
+from manualgrad.losses import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.mlp import MLP
+from manualgrad.trace import Trace, trace
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "quadratic": QuadraticLoss,
+    "cross_entropy": SoftmaxCrossEntropyLoss,
+    "binary_cross_entropy": BinaryCrossEntropyLoss,
+}
+OF_A_FRESH_NET = {"layer_sizes": [9, 3, 1], "activation": "sigmoid", "loss": "quadratic"}
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Train for a few steps on a few digits, and show what happens in them."""
+    options = _parser().parse_args(arguments)
+    try:
+        _check(options)
+        traces = _traces(options)
+        if options.plot is not None:
+            traces[-1].plot().savefig(options.plot, dpi=110)
+        if options.out is not None:
+            from manualgrad.explain.page import write_page
+
+            write_page(traces, options.out)
+    except (ValueError, TypeError, OSError) as error:
+        raise SystemExit(str(error)) from None
+    if options.out is None:
+        _print(traces)
+    for written in filter(None, (options.plot, options.out)):
+        print(f"Written: {written}")
+    if options.open and not webbrowser.open(options.out.resolve().as_uri()):
+        raise SystemExit(f"Found no browser to open the page with. Open {options.out} yourself.")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="manualgrad explain", description="Show one training step, or several, with every number."
+    )
+    add = parser.add_argument
+    add("--layer-sizes", type=int, nargs="+", help="pixels, neurons of each hidden layer, digits; default: 9 3 1")
+    add("--activation", help="of the hidden layers; default: sigmoid")
+    add("--loss", choices=LOSSES, help="default: quadratic, on sigmoid outputs")
+    add("--checkpoint", type=Path, help="the net that manualgrad fit has written there, instead of a fresh one")
+    add("--lr", type=float, default=1.0, help="eta, the learning rate of plain gradient descent; default: 1")
+    add("--examples", type=int, default=4, help="images in the batch, the same in every step; default: 4")
+    add("--steps", type=int, default=1, help="training steps to record; a page shows them all")
+    add("--seed", type=int, default=0, help="of a fresh net's weights")
+    add("--out", type=Path, help="write a page (HTML) there, instead of printing")
+    add("--plot", type=Path, help="draw the last step there (PNG, SVG, PDF)")
+    add("--open", action="store_true", help="show the page in a browser; without --out it is a temporary file")
+    return parser
+
+
+def _check(options: argparse.Namespace) -> None:
+    """Everything that can be known to fail, before anything is computed."""
+    if options.steps < 1:
+        raise ValueError(f"Expected --steps to be at least 1, got {options.steps}. Pass for example --steps 10.")
+    if options.checkpoint is not None:
+        given = [f"--{name.replace('_', '-')}" for name in OF_A_FRESH_NET if getattr(options, name) is not None]
+        if given:
+            raise ValueError(
+                f"Expected either --checkpoint or {' and '.join(given)}, got both. The checkpoint says what its net is: leave "
+                f"{' and '.join(given)} out."
+            )
+    for name, default in OF_A_FRESH_NET.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    if options.open and options.out is None:
+        options.out = Path(tempfile.mkdtemp(prefix="manualgrad_")) / "explain.html"
+    for name, file in (("--out", options.out), ("--plot", options.plot)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(
+                f"Expected {name} to be a file in a folder that exists, got {file}. Make {file.parent} first."
+            )
+    if options.out is not None:
+        require("jinja2", extra="demo", purpose="manualgrad explain --out")
+    if options.plot is not None:
+        require("matplotlib", extra="demo", purpose="manualgrad explain --plot")
+        from matplotlib.backend_bases import FigureCanvasBase
+
+        if options.plot.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
+            raise ValueError(
+                f"Expected --plot to end in a format that matplotlib writes, such as .png, .svg or .pdf, got {options.plot}."
+            )
+    if options.checkpoint is not None:
+        require("lightning", extra="demo", purpose="manualgrad explain --checkpoint")
+
+
+def _traces(options: argparse.Namespace) -> list[Trace]:
+    """A trace of each step."""
+    model, loss = _from_checkpoint(options.checkpoint) if options.checkpoint is not None else _fresh(options)
+    inputs, targets = _batch(model.sizes, loss, options.examples)
+    optimizer = GradientDescent(model.parameters(), lr=options.lr, factored=False)  # w - eta dC/dw, as it is shown
+    traces = []
+    for _ in range(options.steps):
+        traces.append(trace(model, loss, inputs, targets, optimizer))
+        optimizer.zero_grad()
+        loss(model(inputs), targets).backward()
+        optimizer.step()
+    return traces
+
+
+def _fresh(options: argparse.Namespace) -> tuple[MLP, Loss]:
+    torch.manual_seed(options.seed)
+    output_activation = "sigmoid" if options.loss == "quadratic" else None
+    return MLP(options.layer_sizes, options.activation, output_activation), LOSSES[options.loss]()
+
+
+def _from_checkpoint(path: Path) -> tuple[MLP, Loss]:
+    from manualgrad.lightning.checkpoint import load_backprop_module
+
+    module = load_backprop_module(path)
+    return module.model, module.loss
+
+
+def _batch(sizes: Sequence[int], loss: Loss, examples: int) -> tuple[Tensor, Tensor]:
+    """Images (examples, sizes[0]), and what the loss compares the outputs with: their classes, or one-hot rows."""
+    features = sizes[-1]
+    inputs, digits = few_digits(sizes[0], max(2, features), examples)
+    if isinstance(loss, SoftmaxCrossEntropyLoss):
+        if features == 1:
+            raise ValueError(
+                "Expected at least two features out for the cross-entropy, got 1. Make the last layer size 2 or more."
+            )
+        return inputs, digits
+    targets = digits.unsqueeze(1) if features == 1 else F.one_hot(digits, features)
+    return inputs, targets.to(inputs.dtype)
+
+
+def _print(traces: list[Trace]) -> None:
+    """The last step; of several, also what became of the cost."""
+    if len(traces) > 1:
+        print(f"C in {len(traces)} steps: {', '.join(f'{t.loss.item():.4g}' for t in traces)}. The last of them:\n")
+    if sys.stdout.isatty() and find_spec("rich") is not None:
+        from rich.console import Console
+
+        Console().print(traces[-1])
+    else:
+        print(traces[-1])

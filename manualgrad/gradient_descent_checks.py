@@ -1,0 +1,71 @@
+"""What gradient descent accepts: the errors that `GradientDescent` raises before anything has changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from numbers import Real
+from typing import Any
+
+from torch import Tensor
+from torch.optim.optimizer import ParamsT
+
+
+def as_list(params: ParamsT) -> list[Any]:
+    """The parameters or param groups. Raises TypeError where they cannot be gone through, ValueError where there are none."""
+    if not isinstance(params, Iterable):
+        raise TypeError(
+            f"GradientDescent expected `params` to be a sequence of parameters, got {type(params).__name__}. "
+            "Pass for example model.parameters()."
+        )
+    listed = list(params)
+    if not listed:
+        raise ValueError("optimizer got an empty parameter list. Pass for example model.parameters().")
+    return listed
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """The options of one param group. The first words of each sentence on a range are `torch.optim.SGD`'s.
+
+    Raises TypeError for an option of a wrong type, ValueError for one out of range.
+    """
+    lr, momentum, weight_decay = options["lr"], options["momentum"], options["weight_decay"]
+    if lr is None:
+        raise TypeError(
+            "GradientDescent expected a learning rate `lr`, got none. "
+            "Pass for example GradientDescent(model.parameters(), lr=0.1), or an lr in every param group."
+        )
+    _check_types(options)
+    if isinstance(lr, Tensor) and lr.numel() != 1:
+        raise ValueError(
+            f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}. Give each param group an lr of its own."
+        )
+    if not 0 <= lr < float("inf"):  # NaN fails both
+        raise ValueError(f"Invalid learning rate: {lr}. Expected a finite number >= 0, for example lr=0.1.")
+    if not 0 <= momentum <= 1:
+        raise ValueError(
+            f"Invalid momentum value: {momentum}. Expected a number from 0 to 1, for example momentum=0.9."
+        )
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(
+            f"Invalid weight_decay value: {weight_decay}. Expected a finite number >= 0, for example weight_decay=1e-4."
+        )
+    if options["nesterov"] and (momentum <= 0 or options["dampening"] != 0):
+        raise ValueError(
+            "Nesterov momentum requires a momentum and zero dampening, "
+            f"got momentum={momentum} and dampening={options['dampening']}. Pass for example momentum=0.9, dampening=0."
+        )
+
+
+def _check_types(options: Mapping[str, Any]) -> None:
+    for name, example in (("lr", 0.1), ("momentum", 0.9), ("dampening", 0.1), ("weight_decay", 1e-4)):
+        value = options[name]
+        is_tensor_lr = name == "lr" and isinstance(value, Tensor) and not value.is_complex()
+        if not isinstance(value, Real) and not is_tensor_lr:
+            raise TypeError(
+                f"GradientDescent expected `{name}` to be a real number, got {value!r}. Pass for example {name}={example}."
+            )
+    for name in ("nesterov", "maximize"):
+        if not isinstance(options[name], bool | int):  # else the text "no" would mean yes
+            raise TypeError(
+                f"GradientDescent expected `{name}` to be True or False, got {options[name]!r}. Pass {name}=True or leave it out."
+            )

@@ -1,0 +1,124 @@
+"""A recording as a program of TorchScript: the same kernels on the same memory, run without Python between them.
+
+Python spends a microsecond on every kernel that it calls, as long as a small kernel takes. PyTorch's own interpreter
+spends a third of that. The program is a text of one line for each kernel, which `ReplayProgram.text` shows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manualgrad.kernel_call import Call, KernelCall
+from manualgrad.traced_number import Formula, Options
+
+
+def replay_of(inputs: Sequence[Tensor], calls: Sequence[Call]) -> ReplayProgram | ReplayByPython:
+    """The fastest way to copy new values into `inputs` and then run the calls.
+
+    By Python where a call is a function of Python's own, or where TorchScript is switched off or no longer there.
+    """
+    try:
+        return ReplayProgram(inputs, calls)
+    except (NotImplementedError, AttributeError, RuntimeError):
+        return ReplayByPython(inputs, calls)
+
+
+class ReplayByPython:
+    """`replay(*tensors)` copies the tensors into `inputs` and runs the calls."""
+
+    def __init__(self, inputs: Sequence[Tensor], calls: Sequence[Call]) -> None:
+        self._inputs, self._calls = inputs, calls
+        self._kernels = [(call.function, call.args, call.kwargs) for call in calls]
+
+    def __call__(self, *tensors: Tensor) -> None:
+        for x, tensor in zip(self._inputs, tensors, strict=True):
+            x.copy_(tensor)
+        for function, args, kwargs in self._kernels:
+            function(*args, **kwargs)
+
+    def set_numbers(self, options: Options) -> None:
+        """Let the numbers follow the options."""
+        for call in self._calls:
+            call.set_numbers(options)
+
+
+class _Memory(torch.jit.ScriptModule):
+    """The tensors that a program runs on: t0, t1, ..."""
+
+    def __init__(self, tensors: Iterable[Tensor]) -> None:
+        super().__init__()
+        for i, tensor in enumerate(tensors):
+            self.register_buffer(f"t{i}", tensor.detach())
+
+
+# Of a text and a number of tensors. PyTorch keeps whatever it has compiled, so one text is compiled once, whatever the batch.
+_kinds: dict[tuple[str, int], type[_Memory]] = {}
+
+
+def _compiled(text: str, tensors: list[Tensor]) -> Callable[..., None]:
+    kind = _kinds.get((text, len(tensors)))
+    if kind is None:
+        kind = type("_Program", (_Memory,), {})
+        kind(tensors).define(text)
+        _kinds[text, len(tensors)] = kind
+    return kind(tensors).forward
+
+
+class ReplayProgram:
+    """`program(*tensors)` copies the tensors into `inputs` and runs the calls.
+
+    Raises:
+        NotImplementedError: one of them can only be made from Python.
+    """
+
+    def __init__(self, inputs: Sequence[Tensor], calls: Sequence[Call]) -> None:
+        self._tensors: dict[int, Tensor] = {}
+        self._formulas: list[Formula] = []
+        self._numbers: list[float] = []
+        arguments = [f"input_{i}" for i in range(len(inputs))]
+        lines = [f"{self._name(x)}.copy_({argument})" for x, argument in zip(inputs, arguments, strict=True)]
+        for call in calls:
+            if not isinstance(call, KernelCall):
+                raise NotImplementedError
+            lines.append(call.as_text(self._name))
+        arguments += [f"number_{i}: float" for i in range(len(self._formulas))]
+        self.text = f"def forward(self, {', '.join(arguments)}):\n" + "".join(f"    {line}\n" for line in lines)
+        self._run = _compiled(self.text, list(self._tensors.values()))
+        self._is_optimizing, self._optimize = (
+            torch._C._get_graph_executor_optimize,
+            torch._C._set_graph_executor_optimize,
+        )
+
+    def __call__(self, *tensors: Tensor) -> None:
+        before = self._is_optimizing()
+        self._optimize(
+            False
+        )  # as torch.jit.optimized_execution does: there is nothing to fuse, and looking for it is slow
+        try:
+            self._run(*tensors, *self._numbers)
+        finally:
+            self._optimize(before)
+
+    def set_numbers(self, options: Options) -> None:
+        """Let the numbers follow the options."""
+        self._numbers = [formula(options) for formula in self._formulas]
+
+    def _name(self, x: Any) -> str:
+        if isinstance(x, Tensor):
+            self._tensors.setdefault(id(x), x)
+            return f"self.t{list(self._tensors).index(id(x))}"
+        if callable(x):  # a formula
+            if x not in self._formulas:
+                self._formulas.append(x)
+            return f"number_{self._formulas.index(x)}"
+        if isinstance(x, (list, tuple)):
+            return f"[{', '.join(map(self._name, x))}]"
+        if x is None or isinstance(x, (bool, int, str)):
+            return repr(x)
+        if isinstance(x, float):
+            return repr(x) if abs(x) < float("inf") else f'float("{x}")'
+        raise NotImplementedError
