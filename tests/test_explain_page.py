@@ -179,6 +179,37 @@ def test_one_example_without_a_batch(tmp_path: Path) -> None:
     assert "1 example," in text and "summed over" not in text
 
 
+def test_the_last_batch_of_a_run_may_be_smaller(browser: Any, tmp_path: Path) -> None:
+    model = xor_net()
+    path = written(tmp_path, [quadratic(model, XOR, EITHER), quadratic(model, XOR[:3], EITHER[:3])])
+    assert "a batch of 3 to 4 examples" in text_of(path)
+    with opened(browser, path, at="#gradient-1") as page:
+        assert page.text_content(".current .equations .number >> nth=0") == "4"
+        page.focus("#time")
+        page.keyboard.press("ArrowRight")
+        assert page.text_content(".current .equations .number >> nth=0") == "3"
+
+
+def count_loss(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.sum(1) - targets).square().mean()
+
+
+def test_targets_of_another_shape_than_the_outputs(tmp_path: Path) -> None:
+    text = text_of(written(tmp_path, [trace(mg.MLP([2, 3]), count_loss, XOR.float(), torch.rand(4))]))
+    assert "count_loss" in text and "No formula that the page knows gives this loss." in text
+
+
+def test_inputs_that_the_model_changes_first(tmp_path: Path) -> None:
+    said = "The model changes its inputs before layer 1. a⁰ is what layer 1 received."
+    flat, scaled = nn.Flatten(), nn.BatchNorm1d(4)
+    images = torch.rand(5, 2, 2)
+    assert said not in text_of(
+        written(tmp_path, [quadratic(nn.Sequential(flat, mg.Dense(4, 1)), images, torch.rand(5, 1))])
+    )
+    model = nn.Sequential(flat, scaled, mg.Dense(4, 1))
+    assert said in text_of(written(tmp_path, [quadratic(model, images, torch.rand(5, 1))]))
+
+
 def test_a_deep_net_is_drawn_in_part(tmp_path: Path) -> None:
     text = text_of(written(tmp_path, [quadratic(mg.MLP([2] * 13, "tanh"), XOR.float(), torch.ones(4, 2))]))
     assert "Layers 1 to 4 of 12 are drawn." in text and "Layers 9 to 12 of 12 are drawn." in text

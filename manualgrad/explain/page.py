@@ -74,8 +74,9 @@ def _render(**content: Any) -> str:
 def _summary(traces: Sequence[Trace]) -> str:
     layers = traces[0].layers
     sizes = " → ".join(str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers)))
-    rows = as_rows(layers[-1].a).size(0)
-    examples = "1 example" if rows == 1 else f"a batch of {rows} examples"
+    batches = sorted({as_rows(trace.layers[-1].a).size(0) for trace in traces})
+    count = str(batches[-1]) if len(batches) == 1 else f"{batches[0]} to {batches[-1]}"
+    examples = "1 example" if count == "1" else f"a batch of {count} examples"
     steps = "" if len(traces) == 1 else f"{len(traces)} training steps. "
     return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
 

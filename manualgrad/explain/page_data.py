@@ -23,7 +23,7 @@ def page_data(q: Quantities, curve: LossCurve) -> dict[str, Any]:
 
 def _axes(q: Quantities, name: str) -> list[str | None]:
     term = name.rstrip("~")
-    if q.drawn(term) != name or term in ("C", "eta"):
+    if q.drawn(term) != name or term in ("C", "N", "eta") or term[0] == "r":
         return [None, None]
     letter = term[0]
     if letter in "wuWU":

@@ -25,17 +25,16 @@ def steps_of(traces: Sequence[Trace], q: Quantities, formula: Formula | None) ->
     first = traces[0]
     layers = list(enumerate(first.layers, start=1))
     depth = len(layers)
-    rows = [checks.as_rows(layer.delta).size(0) for layer in first.layers]
 
     steps = [forward(q, i, layer.name, layer.activation) for i, layer in layers]
-    steps.append(loss(q, first.loss_name, formula, rows[-1], has_classes=are_class_indices(first)))
+    steps.append(loss(q, first.loss_name, formula, has_classes=are_class_indices(first)))
     for i, layer in reversed(layers):
         is_backpropagated = i < depth and all(
             checks.error_comes_from(trace.layers[i - 1], trace.layers[i]) for trace in traces
         )
         steps.append(error(q, i, layer.name, is_backpropagated=is_backpropagated))
     for i, layer in layers:
-        steps.append(gradient(q, i, layer.name, rows[i - 1], calls=len(checks.calls_of(layer, first))))
+        steps.append(gradient(q, i, layer.name, calls=len(checks.calls_of(layer, first))))
     for i, layer in layers:
         if layer.call == 0:
             is_plain = all(checks.update_is_plain(trace.layers[i - 1], trace) for trace in traces)
