@@ -35,9 +35,10 @@ def trace(
 
         z, a = sigma(z), sigma'(z), delta, dC/dw = delta a^T, dC/db = delta, and w and b before and after the update.
 
-    They are not computed a second time: the forward, backward and update run as they would in training, with the random
-    numbers that the next real step will see, and are listened to. So a real step from here gives the same weights, bit
-    for bit; only hooks on parameters and on the optimizer do not take part, since copies have none.
+    They are not computed a second time: forward, backward and update run as they would in training, from gradients of zero
+    and with the random numbers that the next real step will see, and are listened to. So a real step from here gives the
+    same weights, bit for bit. Hooks on modules are called, with the copies; copies of parameters and of the optimizer have
+    no hooks.
 
     Nothing is changed: the model, its gradients, buffers, hooks and training flag, the loss, the optimizer, and torch's,
     Python's and NumPy's random states are left as they were.
@@ -60,12 +61,7 @@ def trace(
     """
     _check_types(model, inputs, targets)
     _check_layers(model)
-    with (
-        RandomStates(model),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        _as_written(),
-    ):
+    with RandomStates(model), torch.inference_mode(False), torch.enable_grad(), _as_written():
         memo: dict[int, Any] = {}
         copy_of_model = copy.deepcopy(model, memo)
         loss_name = getattr(loss, "__name__", type(loss).__name__)
@@ -75,7 +71,13 @@ def trace(
             step: Optimizer = GradientDescent(copy_of_model.parameters(), lr=0.1, factored=False)
         else:
             step = copied_optimizer(optimizer, model, memo)
-        return _traced(copy_of_model, loss, loss_name, copied(inputs), copied(targets), step)
+        try:
+            return _traced(copy_of_model, loss, loss_name, copied(inputs), copied(targets), step)
+        finally:
+            for layer in _dense_layers(copy_of_model).values():
+                layer.__dict__.pop(
+                    "forward", None
+                )  # what listens to a layer holds it: without this the copy would outlive the call
 
 
 def _traced(
@@ -88,13 +90,7 @@ def _traced(
 ) -> Trace:
     """The step, on a model, a loss and an optimizer of our own."""
     calls: list[Call] = []
-    layers = {
-        name.replace("_orig_mod.", "").removesuffix(
-            "_orig_mod"
-        ): module  # without what torch.compile puts around a module
-        for name, module in model.named_modules()
-        if isinstance(module, Dense)
-    }
+    layers = _dense_layers(model)
     for name, layer in layers.items():
         listen(name, layer, calls)
     frozen = _unfreeze(layers.values())
@@ -136,12 +132,18 @@ def _traced(
         inputs=inputs,
         targets=targets,
         outputs=kept_outputs,
-        loss=value.detach(),
+        loss=copied(value),
         loss_name=loss_name,
         output_gradient=copied(output_gradients[0]) if output_gradients else torch.zeros_like(kept_outputs),
         optimizer=described(step),
         lr=common_lr(step),
     )
+
+
+def _dense_layers(model: nn.Module) -> dict[str, Dense]:
+    """The layers by name, without the prefix of what torch.compile has put around a module."""
+    named = ((name, module) for name, module in model.named_modules() if isinstance(module, Dense))
+    return {name.replace("_orig_mod.", "").removesuffix("_orig_mod"): module for name, module in named}
 
 
 def _as_written() -> AbstractContextManager:
@@ -179,13 +181,10 @@ def _check_layers(model: nn.Module) -> None:
     if any(isinstance(module, Dense) for module in model.modules()):
         return
     linear = _listed([name for name, module in model.named_modules() if is_linear_like(module)])
+    convert = f"Call mg.convert(model) first. Its linear layers: {linear}."
     raise ValueError(
         f"trace expected a model with Dense layers, got {type(model).__name__} with none. "
-        + (
-            f"Call mg.convert(model) first. Its linear layers: {linear}."
-            if linear
-            else "It has no linear layers either."
-        )
+        f"{convert if linear else 'It has no linear layers either.'}"
     )
 
 

@@ -1,9 +1,11 @@
 """trace(): every number of a training step, found without changing anything."""
 
 import copy
+import gc
 import json
 import random
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -513,6 +515,38 @@ def test_as_plain_values() -> None:
     assert torch.equal(torch.tensor(values["layers"][1]["delta"], dtype=torch.float64), trace.layers[1].delta)
     assert values["loss"] == trace.loss.item() and values["lr"] == 0.5
     assert all(set(layer) == set(vars(trace.layers[0])) for layer in values["layers"])
+
+
+def test_no_two_fields_share_memory() -> None:
+    trace = mg.trace(nn.Sequential(mg.Dense(3, 2)), mg.QuadraticLoss(), X, Y)
+    fields = [*vars(trace).values(), *vars(trace.layers[0]).values()]
+    places = [x.untyped_storage().data_ptr() for x in fields if isinstance(x, Tensor)]
+    assert len(set(places)) == len(places)
+
+
+def test_the_copy_is_gone_when_trace_returns() -> None:
+    class Remembered(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            copies.append(weakref.ref(self))
+            return x
+
+    copies: list[Any] = []
+    model = nn.Sequential(mg.MLP([3, 4, 2], "tanh"), Remembered())
+    gc.disable()
+    try:
+        mg.trace(model, nn.MSELoss(), X, Y)
+        assert len(copies) == 1 and copies[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu() -> None:
+    model = Tower().cuda()
+    trace = assert_is_the_next_step(model, mg.QuadraticLoss(), X.cuda(), Y.cuda())
+    assert trace.layers[0].z.is_cuda and trace.outputs.is_cuda
+    assert json.loads(trace.to_json()) == trace.to_dict() and "4. UPDATE" in str(trace)
 
 
 class Doubled(mg.Dense):
