@@ -190,6 +190,15 @@ def test_the_last_batch_of_a_run_may_be_smaller(browser: Any, tmp_path: Path) ->
         assert page.text_content(".current .equations .number >> nth=0") == "3"
 
 
+def test_training_steps_far_apart(browser: Any, tmp_path: Path) -> None:
+    path = written(tmp_path, xor_traces(3), steps=[0, 100, 3000])
+    with opened(browser, path) as page:
+        assert page.inner_text(".time label").startswith("Training step 0 of 3000, cost C = 0.1")
+        page.focus("#time")
+        page.keyboard.press("ArrowRight")
+        assert page.text_content("#moment") == "100"
+
+
 def count_loss(outputs: Tensor, targets: Tensor) -> Tensor:
     return (outputs.sum(1) - targets).square().mean()
 
@@ -236,4 +245,9 @@ def test_what_it_refuses(tmp_path: Path) -> None:
         ValueError, match=r"^write_page expected at least one example, got z of shape \(0, 1\) in layer '0'\. Trace"
     ):
         write_page([empty], path)
+    with pytest.raises(
+        ValueError,
+        match=r"^write_page expected `steps` to be 2 rising numbers, one for each trace, got \[3, 3\]\. Leave it out",
+    ):
+        write_page(xor_traces(2), path, steps=[3, 3])
     assert not path.exists()

@@ -17,6 +17,7 @@ def page_data(q: Quantities, curve: LossCurve) -> dict[str, Any]:
         "labels": {name: [quantity.rows.labels, quantity.columns.labels] for name, quantity in q.items()},
         "axes": {name: _axes(q, name) for name in q},
         "points": curve.points,
+        "steps": curve.steps,
         "examples": q.examples,
     }
 
