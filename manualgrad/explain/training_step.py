@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from manualgrad.explain import equation_checks as checks
@@ -26,15 +27,15 @@ def steps_of(traces: Sequence[Trace], q: Quantities, formula: Formula | None) ->
     layers = list(enumerate(first.layers, start=1))
     depth = len(layers)
 
-    steps = [forward(q, i, layer.name, layer.activation) for i, layer in layers]
+    steps = [replace(forward(q, i, layer.name, layer.activation), call=layer.call) for i, layer in layers]
     steps.append(loss(q, first.loss_name, formula, has_classes=are_class_indices(first)))
     for i, layer in reversed(layers):
         is_backpropagated = i < depth and all(
             checks.error_comes_from(trace.layers[i - 1], trace.layers[i]) for trace in traces
         )
-        steps.append(error(q, i, layer.name, is_backpropagated=is_backpropagated))
+        steps.append(replace(error(q, i, layer.name, is_backpropagated=is_backpropagated), call=layer.call))
     for i, layer in layers:
-        steps.append(gradient(q, i, layer.name, calls=len(checks.calls_of(layer, first))))
+        steps.append(replace(gradient(q, i, layer.name, calls=len(checks.calls_of(layer, first))), call=layer.call))
     for i, layer in layers:
         if layer.call == 0:
             is_plain = all(checks.update_is_plain(trace.layers[i - 1], trace) for trace in traces)

@@ -31,6 +31,7 @@ class Step:
     matrices: list[Line]
     written: list[list[Math]]
     drawing: Drawing
+    call: int = 0  # 1 for the second call of a layer in the forward pass
     row: str = ""
     column: str = ""
     batch: list[Grid] = field(default_factory=list)
