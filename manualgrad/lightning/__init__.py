@@ -8,6 +8,7 @@ require("torchmetrics", extra="lightning", purpose="manualgrad.lightning")
 
 from manualgrad.lightning.autograd_audit import AutogradAudit, GradientMismatchError  # noqa: E402
 from manualgrad.lightning.backprop_module import BackpropModule  # noqa: E402
+from manualgrad.lightning.backprop_monitor import BackpropMonitor  # noqa: E402
 from manualgrad.lightning.digits_data_module import DigitsDataModule  # noqa: E402
 from manualgrad.lightning.known_warnings import silence  # noqa: E402
 from manualgrad.lightning.resumable_loader import ResumableLoader  # noqa: E402
@@ -15,4 +16,11 @@ from manualgrad.lightning.resumable_loader import ResumableLoader  # noqa: E402
 
 silence()
 
-__all__ = ["AutogradAudit", "BackpropModule", "DigitsDataModule", "GradientMismatchError", "ResumableLoader"]
+__all__ = [
+    "AutogradAudit",
+    "BackpropModule",
+    "BackpropMonitor",
+    "DigitsDataModule",
+    "GradientMismatchError",
+    "ResumableLoader",
+]
