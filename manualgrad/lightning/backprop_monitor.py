@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 ADVICE = {
-    "vanishing": "Use relu or normalisation or residual connections between the layers",
+    "vanishing": "Use relu, or normalisation or residual connections between the layers",
     "exploding": "Lower the learning rate, clip the gradients or scale down the initial weights",
 }
 
@@ -53,6 +53,7 @@ class BackpropMonitor(Callback):
     Args:
         every_n_steps: how many optimizer steps lie between two samples.
         saturated_below, vanishing_below, exploding_above: the limits above.
+        histograms_every_n_steps: how many lie between two samples that have histograms. TensorBoard needs about 3 ms for one.
 
     Raises:
         ValueError: an option is out of range; or, when training starts, the module optimizes manually (as `BackpropModule`
@@ -66,22 +67,28 @@ class BackpropMonitor(Callback):
         saturated_below: float = 0.01,
         vanishing_below: float = 1e-3,
         exploding_above: float = 1e3,
+        histograms_every_n_steps: int = 500,
     ) -> None:
-        if every_n_steps < 1:
-            raise ValueError(
-                f"BackpropMonitor expected `every_n_steps` to be at least 1, got {every_n_steps}. Pass for example every_n_steps=50."
-            )
-        for name, limit, usual in (
-            ("saturated_below", saturated_below, 0.01),
-            ("vanishing_below", vanishing_below, 1e-3),
-            ("exploding_above", exploding_above, 1e3),
+        for name, period, usual in (
+            ("every_n_steps", every_n_steps, 50),
+            ("histograms_every_n_steps", histograms_every_n_steps, 500),
+        ):
+            if period < 1:
+                raise ValueError(
+                    f"BackpropMonitor expected `{name}` to be at least 1, got {period}. Pass for example {name}={usual}."
+                )
+        for name, limit, example in (
+            ("saturated_below", saturated_below, "0.01"),
+            ("vanishing_below", vanishing_below, "1e-3"),
+            ("exploding_above", exploding_above, "1e3"),
         ):
             if not limit >= 0:
                 raise ValueError(
-                    f"BackpropMonitor expected `{name}` to be a number >= 0, got {limit}. Pass for example {name}={usual:g}."
+                    f"BackpropMonitor expected `{name}` to be a number >= 0, got {limit}. Pass for example {name}={example}."
                 )
         self.every_n_steps, self.saturated_below = every_n_steps, saturated_below
         self.vanishing_below, self.exploding_above = vanishing_below, exploding_above
+        self.histograms_every_n_steps = histograms_every_n_steps
         self.history: list[LayerRecord] = []
         self._probes: list[LayerProbe] = []
         self._warned: set[tuple[str, str]] = set()
@@ -133,11 +140,14 @@ class BackpropMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step  # stands still while gradients accumulate
-        if self._sampled_step is None and (step == 0 or (step + 1) % self.every_n_steps == 0):
+        if self._sampled_step is not None:
+            return
+        with_histograms = _ends_period(step, self.histograms_every_n_steps)
+        if with_histograms or _ends_period(step, self.every_n_steps):  # in all processes alike: they will share numbers
             self._sampled_step = step
-            with_samples = any(isinstance(logger, TensorBoardLogger) for logger in trainer.loggers)
+            with_histograms = with_histograms and bool(_writers(trainer))
             for probe in self._probes:
-                probe.attach(with_samples and trainer.is_global_zero)
+                probe.attach(with_samples=with_histograms)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -171,10 +181,9 @@ class BackpropMonitor(Callback):
         }
         # They have no graph, which Lightning would otherwise cut off anew in every step until the next sample.
         pl_module.log_dict(metrics, on_step=True, on_epoch=False, enable_graph=True)
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
-                for probe in self._probes:
-                    write_histograms(logger.experiment, probe.name, probe.samples or {}, step)
+        for writer in _writers(trainer):
+            for probe in self._probes:
+                write_histograms(writer, probe.name, probe.samples or {}, step)
         if stepped:  # a step that a loss scaler has skipped says nothing
             self._warn(records, step)
 
@@ -194,12 +203,22 @@ class BackpropMonitor(Callback):
 
     def _warn(self, records: list[LayerRecord], step: int) -> None:
         found = symptoms(records, self.vanishing_below, self.exploding_above)
-        for (layer, symptom), reason in found.items():
-            certain = "inf" in reason or "nan" in reason or (layer, symptom) in self._suspected
+        for (layer, symptom), (reason, is_certain) in found.items():
+            certain = is_certain or (layer, symptom) in self._suspected
             if certain and (layer, symptom) not in self._warned:
                 self._warned.add((layer, symptom))
                 rank_zero_warn(
-                    f"BackpropMonitor: layer {layer!r} is {symptom} at step {step}: {reason}. {ADVICE[symptom]}; "
+                    f"BackpropMonitor: layer {layer!r} is {symptom} at step {step}: {reason}. {ADVICE[symptom]}. "
                     "BackpropMonitor(vanishing_below=..., exploding_above=...) moves the limits."
                 )
         self._suspected = set(found)
+
+
+def _ends_period(step: int, period: int) -> bool:
+    return step == 0 or (step + 1) % period == 0
+
+
+def _writers(trainer: Trainer) -> list[Any]:
+    """TensorBoard's, on the process that has one."""
+    loggers = trainer.loggers if trainer.is_global_zero else []
+    return [logger.experiment for logger in loggers if isinstance(logger, TensorBoardLogger)]

@@ -55,24 +55,24 @@ def read(probes: Sequence[LayerProbe], strategy: Strategy, processes: int, step:
 
 def symptoms(
     records: Sequence[LayerRecord], vanishing_below: float, exploding_above: float
-) -> dict[tuple[str, str], str]:
-    """(layer, "vanishing" or "exploding") -> the reason, for one step's records in the order in which the layers ran.
+) -> dict[tuple[str, str], tuple[str, bool]]:
+    """(layer, "vanishing" or "exploding") -> why, and whether one sample is enough to be certain.
 
-    |delta| is judged against that of the last layer: a net that has learnt its data has small errors everywhere.
+    `records` are one step's, in the order in which the layers ran: |delta| is judged against that of the last layer, since a
+    net that has learnt its data has small errors everywhere.
     """
-    found: dict[tuple[str, str], str] = {}
+    found: dict[tuple[str, str], tuple[str, bool]] = {}
     last = next((r.delta_norm for r in reversed(records) if r.delta_norm is not None), None)
-    for record in records:
-        for name, norm in (("|delta|", record.delta_norm), ("|dC/dw|", record.grad_norm)):
-            if norm is not None and not math.isfinite(norm):
-                found[record.layer, "exploding"] = f"{name} is {norm}"
-        if record.update_ratio is not None and record.update_ratio > 1:
-            found[record.layer, "exploding"] = f"its update is {record.update_ratio:.2g} times as large as its weights"
-        if record.delta_norm is None or not last or not math.isfinite(last):
-            continue
-        relative = record.delta_norm / last
+    for layer, delta_norm, grad_norm, ratio in (record[1:5] for record in records):
+        known = delta_norm is not None and last and math.isfinite(last)
+        relative = delta_norm / last if known else 1.0  # without any error there is nothing to say
         if relative < vanishing_below:
-            found[record.layer, "vanishing"] = f"|delta| is {relative:.1e} of the last layer's"
-        elif exploding_above < relative < math.inf:
-            found[record.layer, "exploding"] = f"|delta| is {relative:.1e} times the last layer's"
+            found[layer, "vanishing"] = f"|delta| is {relative:.1e} of the last layer's", False
+        elif relative > exploding_above:
+            found[layer, "exploding"] = f"|delta| is {relative:.1e} times the last layer's", False
+        if ratio is not None and ratio > 1:
+            found[layer, "exploding"] = f"its update is {ratio:.2g} times as large as its weights", False
+        for name, norm in (("|delta|", delta_norm), ("|dC/dw|", grad_norm)):
+            if norm is not None and not math.isfinite(norm):
+                found[layer, "exploding"] = f"{name} is {norm}", True
     return found
