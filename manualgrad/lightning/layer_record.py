@@ -46,7 +46,10 @@ def read(probes: Sequence[LayerProbe], strategy: Strategy, processes: int, step:
     known = [mean if part == 1 else None for mean, part in zip(means, everywhere, strict=True)]
     records = []
     for i, probe in sorted(enumerate(probes), key=lambda pair: pair[1].first_call):
-        squared, norm, ratio, saturated, dead = known[i * len(QUANTITIES) : (i + 1) * len(QUANTITIES)]
+        of_layer = known[i * len(QUANTITIES) : (i + 1) * len(QUANTITIES)]
+        if all(quantity is None for quantity in of_layer):  # it was not used
+            continue
+        squared, norm, ratio, saturated, dead = of_layer
         delta_norm = None if squared is None else math.sqrt(squared / processes)  # rows of a batch so many times larger
         ratio = None if ratio is None or math.isnan(ratio) else ratio  # the weights were 0
         records.append(LayerRecord(step, probe.name, delta_norm, norm, ratio, saturated, dead))
