@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
@@ -83,13 +84,14 @@ def filled(record: LayerRecord) -> tuple[float, ...]:
 
 def by_autograd(module: Regression, x: Tensor, y: Tensor) -> dict[str, tuple[float, float]]:
     """|delta| and |dC/dw| of each layer, with z a leaf of autograd's graph."""
+    layers = [layer for layer in module.modules() if isinstance(layer, mg.Dense)]
     a, zs = x, []
-    for layer in module.model:  # type: ignore[union-attr]
+    for layer in layers:
         z = nn.functional.linear(a, layer.weight, layer.bias)
         z.retain_grad()
         zs.append(z)
         a = layer.activation.value(z)
-    gradients = torch.autograd.grad(nn.functional.mse_loss(a, y), [*zs, *(layer.weight for layer in module.model)])  # type: ignore[union-attr]
+    gradients = torch.autograd.grad(nn.functional.mse_loss(a, y), [*zs, *(layer.weight for layer in layers)])
     deltas, weight_gradients = gradients[: len(zs)], gradients[len(zs) :]
     return {
         f"model.{i}": (delta.norm().item(), gradient.norm().item())
@@ -129,8 +131,8 @@ def test_the_numbers_are_those_of_autograd_and_of_the_weights(
 def test_saturated_and_dead_units_are_counted(tmp_path: Path) -> None:
     model = net("sigmoid", "relu", "tanh", "leaky_relu", None)
     with torch.no_grad():
-        model[0].weight.zero_(), model[0].bias.copy_(torch.tensor([9.0, -9.0, 0.0, 4.58, 4.59]))  # type: ignore[operator, union-attr]
-        model[1].weight.zero_(), model[1].bias.copy_(torch.tensor([-1.0, 0.0, 1.0, 1.0, 1.0]))  # type: ignore[operator, union-attr]
+        model[0].weight.zero_(), model[0].bias.copy_(torch.tensor([9.0, -9.0, 0.0, 4.58, 4.59]))
+        model[1].weight.zero_(), model[1].bias.copy_(torch.tensor([-1.0, 0.0, 1.0, 1.0, 1.0]))
     monitor = watched(tmp_path, Regression(model), limit_train_batches=1)
     assert [(r.saturated, r.dead) for r in monitor.history] == [
         (pytest.approx(3 / 5), None),  # sigma'(4.58) = 0.01005, sigma'(4.59) = 0.00995
@@ -145,7 +147,7 @@ def test_saturated_and_dead_units_are_counted(tmp_path: Path) -> None:
 def test_dead_means_in_the_whole_batch(tmp_path: Path) -> None:
     model = nn.Sequential(mg.Dense(1, 3, activation="relu", dtype=torch.float64))
     with torch.no_grad():
-        model[0].weight.copy_(torch.tensor([[1.0], [-1.0], [0.0]])), model[0].bias.copy_(torch.tensor([0.0, 0.0, -1.0]))  # type: ignore[operator, union-attr]
+        model[0].weight.copy_(torch.tensor([[1.0], [-1.0], [0.0]])), model[0].bias.copy_(torch.tensor([0.0, 0.0, -1.0]))
     x = torch.tensor([[1.0], [-1.0]], dtype=torch.float64)
     loader = DataLoader(TensorDataset(x, torch.zeros(2, 3, dtype=torch.float64)), batch_size=1)
     for accumulate, expected in ((1, 2 / 3), (2, 1 / 3)):  # of one row, of both
@@ -237,7 +239,7 @@ def test_reaches_tensorboard_with_histograms(tmp_path: Path) -> None:
     for record in (r for r in monitor.history if r.step in (4, 9)):
         (scalar,) = [e for e in events.Scalars(f"delta_norm/{record.layer}") if e.step == record.step]
         assert scalar.value == pytest.approx(record.delta_norm, rel=1e-6)
-    shapes = {f"model.{i}": module.model[i].weight.shape for i in range(2)}  # type: ignore[index, union-attr]
+    shapes = {f"model.{i}": module.model[i].weight.shape for i in range(2)}
     for name, size in (("delta", 32 * 16), ("gradient", 16 * 64), ("weight", 16 * 64)):
         histograms = events.Histograms(f"histogram_{name}/model.0")
         assert [e.step for e in histograms] == [0, 9]
@@ -480,7 +482,7 @@ def test_plot_has_titles_units_and_legends(tmp_path: Path) -> None:
     assert [line.get_label() for line in profile] == ["step 0", "step 9", "step 19"]
     for line in profile:
         step = int(str(line.get_label()).split()[1])
-        assert list(line.get_ydata()) == [r.delta_norm for r in monitor.history if r.step == step]
+        assert np.asarray(line.get_ydata()).tolist() == [r.delta_norm for r in monitor.history if r.step == step]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["model.0", "model.1"]
 
 

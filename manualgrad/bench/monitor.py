@@ -32,7 +32,7 @@ NETS: dict[str, dict[str, Any]] = {
     "512-1024-1024-512, no momentum": {"sizes": (512, 1024, 1024, 512), "momentum": 0.0},
     "512-1024-1024-512, momentum": {"sizes": (512, 1024, 1024, 512)},
 }
-LOGGERS = {"no logger": lambda folder: False, "CSV": CSVLogger, "TensorBoard": TensorBoardLogger}
+LOGGERS: dict[str, Any] = {"no logger": lambda folder: False, "CSV": CSVLogger, "TensorBoard": TensorBoardLogger}
 
 
 class Clock(Callback):

@@ -34,7 +34,10 @@ class LayerProbe:
         self.first_call = -1
         self.samples: dict[str, Tensor] | None = {} if with_samples else None  # for histograms
         self._delta_squared: Tensor | None = None
-        self._grad_norm = self._weight_norm = self._update_norm = self._before = None
+        self._grad_norm: Tensor | None = None
+        self._weight_norm: Tensor | None = None
+        self._update_norm: Tensor | None = None
+        self._before: Tensor | None = None  # a copy of the weight, where the update cannot be told without
         self._saturated: Tensor | None = None  # how many entries of sigma'(z), out of how many
         self._entries = 0
         self._dead: Tensor | None = None  # (m,)

@@ -42,7 +42,7 @@ def read(probes: Sequence[LayerProbe], strategy: Strategy, processes: int, step:
     )
     seen = torch.tensor([quantity is not None for quantity in quantities]).to(zero)
     numbers = torch.stack([zero if quantity is None else quantity.to(zero) for quantity in quantities])
-    means, everywhere = strategy.reduce(torch.stack([numbers, seen]), reduce_op="mean").tolist()  # type: ignore[union-attr]
+    means, everywhere = strategy.reduce(torch.stack([numbers, seen]), reduce_op="mean").tolist()
     known = [mean if part == 1 else None for mean, part in zip(means, everywhere, strict=True)]
     records = []
     for i, probe in sorted(enumerate(probes), key=lambda pair: pair[1].first_call):
@@ -67,8 +67,9 @@ def symptoms(
     found: dict[tuple[str, str], tuple[str, bool]] = {}
     last = next((r.delta_norm for r in reversed(records) if r.delta_norm is not None), None)
     for layer, delta_norm, grad_norm, ratio in (record[1:5] for record in records):
-        known = delta_norm is not None and last and math.isfinite(last)
-        relative = delta_norm / last if known else 1.0  # without any error there is nothing to say
+        relative = 1.0  # without any error there is nothing to say
+        if delta_norm is not None and last and math.isfinite(last):
+            relative = delta_norm / last
         if relative < vanishing_below:
             found[layer, "vanishing"] = f"|delta| is {relative:.1e} of the last layer's", False
         elif relative > exploding_above:
