@@ -188,7 +188,7 @@ class FactoredGradient(Tensor):
     def numpy(self, *, force: bool = False) -> Any:
         return FactoredGradient.fallback(Tensor.numpy, (self,), {"force": force})
 
-    def apply_(self, function: Callable[[Any], Any]) -> Any:  # type: ignore[override]
+    def apply_(self, function: Callable[[Any], Any]) -> Any:
         return FactoredGradient.fallback(Tensor.apply_, (self, function), {})
 
     def tolist(self) -> Any:

@@ -1,4 +1,4 @@
-"""What people and PyTorch do to `p.grad`, done to a factored one: the result of a dense one, or a sentence, never a wrong number."""
+"""What people and PyTorch do to `p.grad`, done to a factored one: a dense one's result, or a sentence that says what to do."""
 
 import copy
 import gc
@@ -126,12 +126,13 @@ def test_an_optimizer_in_the_backward_pass() -> None:
     model = net()
     other = twin(model)
     for one, make in ((model, mg.GradientDescent), (other, optim.SGD)):
-        for p in one.parameters():
+        optimizers = {p: make([p], lr=0.1) for p in one.parameters()}
 
-            def update(p: Tensor, optimizer: optim.Optimizer = make([p], lr=0.1)) -> None:
-                optimizer.step()
-                optimizer.zero_grad()
+        def update(p: Tensor, optimizers: dict[Tensor, optim.Optimizer] = optimizers) -> None:  # type: ignore[assignment]
+            optimizers[p].step()
+            optimizers[p].zero_grad()
 
+        for p in optimizers:
             p.register_post_accumulate_grad_hook(update)
         for i in range(3):
             backward(one, seed=i)
@@ -183,11 +184,11 @@ def test_checkpointing_offloading_and_threads() -> None:
 
 def test_a_batch_of_upstream_gradients_gives_plain_ones() -> None:
     model, other = pair()
-    results = []
+    results: list[Tensor] = []
     for one in (model, other):
         z = one(batch()[0])
         upstream = torch.stack([torch.ones_like(z), z.detach()])
-        results += torch.autograd.grad(z, one[0].weight, grad_outputs=upstream, is_grads_batched=True)
+        results += torch.autograd.grad(z, next(one.parameters()), grad_outputs=upstream, is_grads_batched=True)
     assert type(results[0]) is Tensor
     torch.testing.assert_close(*results, rtol=1e-12, atol=1e-14)
 
