@@ -47,5 +47,5 @@ for step in range(SHOWN[-1] + 1):
         print(f"step {step:4}: C = {trace.loss:.4f}, outputs {outputs}")
     train_step(inputs, targets)
 
-write_page(traces, "explain_xor.html", title="XOR, from start to learnt")
+write_page(traces, "explain_xor.html", title="XOR, from start to learnt", steps=SHOWN)
 print(f"explain_xor.html shows these {len(traces)} steps.")

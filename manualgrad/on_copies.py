@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -37,6 +37,19 @@ def checked_loss(value: Any, caller: str) -> Tensor:
             f"{caller} expected the loss to be a real 0-dimensional tensor, got {came}. Average it, for example with .mean()."
         )
     return value
+
+
+def leaves(value: Tensor) -> Iterator[Tensor]:
+    """The tensors into whose `grad` a backward pass from `value` would write."""
+    nodes, seen = [value.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        nodes += [parent for parent, _ in node.next_functions]
 
 
 class RandomStates:

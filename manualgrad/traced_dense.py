@@ -30,7 +30,7 @@ class Call:
             # The same sum once more: a sigma that is computed in place has written over the layer's own.
             self.z = equations.weighted_sum(self.inputs.to(cast), self.weight_before.to(cast), bias)
             self.kept = self.a if layer.activation.from_output else self.z
-            self.derivative = layer.activation.derivative(self.kept)
+            self.derivative = copied(layer.activation.derivative(self.kept))  # which may be its argument
         self.has_gradient = False
         self.cost_gradient, self.delta = torch.zeros_like(self.a), torch.zeros_like(self.a)
         self.grad_weight = torch.zeros_like(self.weight_before)
@@ -44,7 +44,10 @@ class Call:
         self.has_gradient = True
         with torch.no_grad(), without_autocast(self.a):
             self.cost_gradient = copied(cost_gradient)
-            self.delta = equations.output_error(self.cost_gradient, sigma, None if sigma is identity else self.kept)
+            kept = None if sigma is identity else self.kept
+            self.delta = copied(
+                equations.output_error(self.cost_gradient, sigma, kept)
+            )  # dC/da itself for the identity
             weight_gradient = gradients[1]
             if weight_gradient is None:
                 weight_gradient = equations.weight_gradient(rows(self.delta), rows(self.inputs))

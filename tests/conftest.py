@@ -1,10 +1,17 @@
 """What every test starts from: the same random numbers, one thread."""
 
 import random
+import shutil
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
+
+
+QUIET = (
+    "--no-sandbox --disable-gpu --no-first-run --disable-sync --disable-background-networking --disable-component-update"
+).split()
 
 
 @pytest.fixture(autouse=True)
@@ -20,3 +27,17 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Debian's Chromium, without a window and without any traffic of its own."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs Playwright: python -m pip install playwright")
+    names = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+    path = next(filter(None, map(shutil.which, names)), None)
+    if path is None:
+        pytest.skip("needs a browser: apt-get install chromium")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=path, args=QUIET)
+        yield browser
+        browser.close()

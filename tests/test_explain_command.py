@@ -3,6 +3,7 @@
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def test_a_page_of_several_steps_and_a_plot(capsys):
 
 
 def test_the_net_in_a_checkpoint(tmp_path, capsys):
-    module = fitted(tmp_path, BackpropModule(sizes=(64, 16, 10)))
+    module: Any = fitted(tmp_path)
     module.trainer.save_checkpoint("net.ckpt")
     capsys.readouterr()
     text = printed(capsys, "--checkpoint", "net.ckpt", "--examples", "10")

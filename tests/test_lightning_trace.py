@@ -17,18 +17,20 @@ class TraceBeforeStep(Callback):
         self.traces: list[mg.Trace] = []
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        self.traces.append(mg.trace(pl_module, pl_module.cost, *batch, trainer.optimizers[0]))
+        inputs, classes = batch
+        self.traces.append(mg.trace(pl_module, pl_module.cost, inputs, classes, trainer.optimizers[0]))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         trace = self.traces[-1]
         assert torch.equal(trace.loss, outputs["loss"])
+        traced: Any
         for traced, layer in zip(trace.layers, pl_module.model, strict=True):
             assert torch.equal(traced.weight_after, layer.weight) and torch.equal(traced.bias_after, layer.bias)
 
 
 def test_every_step_of_a_fit_is_the_traced_one_and_none_is_disturbed(tmp_path):
     callback = TraceBeforeStep()
-    options = {"max_epochs": 1, "limit_train_batches": 5}
+    options: dict[str, Any] = {"max_epochs": 1, "limit_train_batches": 5}
     traced = fitted(tmp_path, callbacks=[callback], **options)
     plain = fitted(tmp_path, **options)
     assert len(callback.traces) == 5

@@ -1,9 +1,11 @@
 """trace(): every number of a training step, found without changing anything."""
 
 import copy
+import gc
 import json
 import random
 import re
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -477,6 +479,25 @@ def test_a_loss_with_parameters_and_memory() -> None:
     assert_is_the_next_step(model, loss, X, Y, optimizer)
 
 
+def test_a_penalty_on_the_model_s_own_weights_is_refused_and_leaves_no_gradient() -> None:
+    model = mg.MLP([3, 5, 2], "tanh")
+    message = (
+        "trace expected a loss of the outputs and targets alone, got one that reads parameters of the model itself, where the "
+        "trace has copies. Take a penalty on weights out of it, for example in favour of weight_decay."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        mg.trace(model, lambda a, y: (a - y).square().mean() + model[0].weight.square().sum(), X, Y)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_another_tensor_that_the_loss_reads_keeps_its_gradient() -> None:
+    scale = torch.ones(2, requires_grad=True)
+    scale.grad = before = torch.ones(2)
+    trace = mg.trace(mg.MLP([3, 5, 2], "tanh"), lambda a, y: (scale * (a - y)).square().mean(), X, Y)
+    assert scale.grad is before and before.tolist() == [1, 1]
+    assert all(layer.trained and layer.delta.any() for layer in trace.layers)
+
+
 def test_the_trace_does_not_follow_what_happens_later() -> None:
     model, inputs = mg.MLP([3, 5, 2], "tanh"), X.clone()
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
@@ -513,6 +534,38 @@ def test_as_plain_values() -> None:
     assert torch.equal(torch.tensor(values["layers"][1]["delta"], dtype=torch.float64), trace.layers[1].delta)
     assert values["loss"] == trace.loss.item() and values["lr"] == 0.5
     assert all(set(layer) == set(vars(trace.layers[0])) for layer in values["layers"])
+
+
+def test_no_two_fields_share_memory() -> None:
+    trace = mg.trace(nn.Sequential(mg.Dense(3, 2)), mg.QuadraticLoss(), X, Y)
+    fields = [*vars(trace).values(), *vars(trace.layers[0]).values()]
+    places = [x.untyped_storage().data_ptr() for x in fields if isinstance(x, Tensor)]
+    assert len(set(places)) == len(places)
+
+
+def test_the_copy_is_gone_when_trace_returns() -> None:
+    class Remembered(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            copies.append(weakref.ref(self))
+            return x
+
+    copies: list[Any] = []
+    model = nn.Sequential(mg.MLP([3, 4, 2], "tanh"), Remembered())
+    gc.disable()
+    try:
+        mg.trace(model, nn.MSELoss(), X, Y)
+        assert len(copies) == 1 and copies[0]() is None
+    finally:
+        gc.enable()
+
+
+@pytest.mark.cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_on_a_gpu() -> None:
+    model = Tower().cuda()
+    trace = assert_is_the_next_step(model, mg.QuadraticLoss(), X.cuda(), Y.cuda())
+    assert trace.layers[0].z.is_cuda and trace.outputs.is_cuda
+    assert json.loads(trace.to_json()) == trace.to_dict() and "4. UPDATE" in str(trace)
 
 
 class Doubled(mg.Dense):

@@ -109,7 +109,7 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
     names = _column_names(q, first, last)
     counts = {name: q[q.drawn(name)].columns.count for name in names}
     has_text = max(counts.values()) <= LARGE
-    radius, between, apart = (24.0, 98.0, 142.0) if has_text else (8.0, 29.0, 110.0)
+    radius, between, apart = (24.0, 98.0, 142.0 if len(names) <= 4 else 114.0) if has_text else (8.0, 29.0, 110.0)
     bottom = 44.0 if any(not q[q.drawn(name)].columns.is_whole for name in names) else 30.0
     height = between * max(counts.values()) + bottom
     left = 44.0 if has_text else 48.0
@@ -158,7 +158,8 @@ def _column(q: Quantities, look: Look, name: str, x: float, ys: list[float], rad
         ]
         bias = cell(q, f"{q.drawn(bias_term)}:0:{j}") if bias_term in q and bias_term is not None else None
         neurons.append(Neuron(x, y, axis.labels[j], main, minor, bias))
-    terms = " ".join([shows.term or name, *(term for _, term in shows.minor)])
+    under_the_circle = () if has_text else shows.minor  # no room for them there: the circle stands for them too
+    terms = " ".join([shows.term or name, *(term for _, term in under_the_circle)])
     title = {"a": f"layer {layer}" if layer else "input", "x": f"input of {name[1:]}", "o": "outputs"}[name[0]]
     note = None if axis.is_whole else f"{axis.count} of {axis.size}"
     return Column(name, shows, terms, bias_term or "", neurons, x, title, note)
@@ -167,7 +168,7 @@ def _column(q: Quantities, look: Look, name: str, x: float, ys: list[float], rad
 def _lines(q: Quantities, shows: Shows, below: Column, above: Column, radius: float, has_text: bool) -> Lines:
     assert shows.term is not None
     name = q.drawn(shows.term)
-    labelled = has_text and shows.active and len(below.neurons) * len(above.neurons) <= 12 and len(below.neurons) <= 4
+    labelled = has_text and shows.active and max(len(below.neurons), len(above.neurons)) <= 3
     weights = []
     for j, to in enumerate(above.neurons):
         for k, start in enumerate(below.neurons):

@@ -62,6 +62,12 @@ def update_is_plain(layer: TracedLayer, trace: Trace) -> bool:
     )
 
 
+def inputs_are_those_of(trace: Trace) -> bool:
+    """Whether layer 1 receives the model's inputs, if only in another shape."""
+    received = trace.layers[0].inputs
+    return trace.inputs.numel() == received.numel() and _same(trace.inputs.reshape(received.shape), received)
+
+
 def outputs_are_those_of(trace: Trace) -> bool:
     """Whether the cost sees the last layer's a unchanged, and nothing else of it."""
     last = trace.layers[-1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from manualgrad.explain.displayed_numbers import brief, displayed, intensity, typeset
 from manualgrad.explain.mathml import Math
@@ -35,7 +35,7 @@ class Grid:
     scale: str
     note: str | None
     label: str
-    row_names: list[str] = field(default_factory=list)
+    when: str = ""  # "before" or "after" the step
 
     @property
     def has_text(self) -> bool:

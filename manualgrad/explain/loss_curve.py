@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from manualgrad.explain.displayed_numbers import displayed, typeset
@@ -20,6 +21,7 @@ class LossCurve:
     pieces: list[str]  # "x,y x,y ...": unbroken runs of finite points
     low: str
     high: str
+    steps: list[int]  # the number of each training step
     width: int = WIDTH
     height: int = HEIGHT
     left: int = LEFT
@@ -28,13 +30,13 @@ class LossCurve:
     bottom: int = HEIGHT - BOTTOM
 
 
-def loss_curve(costs: list[float]) -> LossCurve:
+def loss_curve(costs: Sequence[float], steps: Sequence[int]) -> LossCurve:
     """The vertical axis begins at 0, or at the smallest cost if that is negative."""
     finite = [c for c in costs if math.isfinite(c)]
     low, high = min([0.0, *finite]), max(finite, default=0.0)
     points: list[tuple[float, float] | None] = []
-    for i, cost in enumerate(costs):
-        x = LEFT + (WIDTH - LEFT - RIGHT) * i / max(1, len(costs) - 1)
+    for step, cost in zip(steps, costs, strict=True):
+        x = LEFT + (WIDTH - LEFT - RIGHT) * (step - steps[0]) / max(1, steps[-1] - steps[0])
         height = 0.0 if high == low else (cost - low) / (high - low)
         points.append(
             (round(x, 1), round(HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM), 1)) if math.isfinite(cost) else None
@@ -45,4 +47,6 @@ def loss_curve(costs: list[float]) -> LossCurve:
             pieces.append([])
         else:
             pieces[-1].append(f"{point[0]},{point[1]}")
-    return LossCurve(points, [" ".join(p) for p in pieces if p], typeset(displayed(low)), typeset(displayed(high)))
+    return LossCurve(
+        points, [" ".join(p) for p in pieces if p], typeset(displayed(low)), typeset(displayed(high)), list(steps)
+    )

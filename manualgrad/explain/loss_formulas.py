@@ -23,22 +23,34 @@ Parts = Sequence["Math | str"]
 
 @dataclass(frozen=True)
 class Formula:
-    """C and dC/da, each as written, given the symbols of a and y, and as computed.
+    """C, and dC/da = factor (p - y) / count: all these losses have an output gradient of this form, with p a function of a.
 
-    Written, i counts the r examples and k the outputs; N is the number of all outputs. `slope` takes (r, k) tensors.
+    Written, i counts the r examples and k the outputs; N is the number of all outputs.
     """
 
-    cost: Callable[[Math, Math], Parts]
-    gradient: Callable[[Math, Math], Parts]
+    cost: Callable[[Math, Math], Parts]  # as written, given the symbols of a and y
     value: Callable[[Tensor, Tensor], Tensor]
-    slope: Callable[[Tensor, Tensor], Tensor]
-    is_difference: bool = False  # whether dC/da is (a - y) / r
+    count: str  # "r" or "N"
+    factor: int = 1
+    function: str | None = None  # the name of p, where that is not a itself
+    prediction: Callable[[Tensor], Tensor] = lambda a: a  # p from a of shape (r, k)
+
+    def gradient(self, p: Math, y: Math) -> Parts:
+        difference = row(p, "−", y)
+        return (_over(difference if self.factor == 1 else row(literal(self.factor), "(", difference, ")"), self.count),)
+
+    def divisor(self, a: Tensor) -> int:
+        return len(a) if self.count == "r" else a.numel()
+
+    def slope(self, a: Tensor, y: Tensor) -> Tensor:
+        return self.factor * (self.prediction(a) - y) / self.divisor(a)
 
 
 def formula_of(traces: Sequence[Trace]) -> Formula | None:
     """The formula that gives every trace's loss and output gradient, or None."""
+    finite = [trace for trace in traces if trace.loss.isfinite()]  # a NaN would agree with any formula
     for formula in _FORMULAS:
-        if all(_gives(formula, trace) for trace in traces):
+        if finite and all(_gives(formula, trace) for trace in finite):
             return formula
     return None
 
@@ -47,7 +59,7 @@ def _gives(formula: Formula, trace: Trace) -> bool:
     outputs = trace.outputs.double()
     targets = trace.targets.double() if trace.targets.shape == outputs.shape else trace.targets
     rows = targets_as_rows(trace).double()
-    if outputs.dim() > 2 or outputs.numel() != rows.numel():
+    if outputs.numel() != rows.numel():
         return False
     try:
         value = formula.value(outputs, targets)
@@ -65,16 +77,19 @@ def _mean_squared(outputs: Tensor, targets: Tensor) -> Tensor:
     return F.mse_loss(outputs, targets)
 
 
+_LOG = row(identifier("log"), Math("mspace", (), {"width": "0.17em"}))
+
+
 def _squares(a: Math, y: Math) -> Parts:
     return (sum_over("i,k"), squared(row("(", a, "−", y, ")")))
 
 
 def _logarithms(a: Math, y: Math) -> Parts:
-    return (sum_over("i,k"), y, identifier("log"), _of("softmax", a))
+    return (sum_over("i,k"), y, _LOG, _of("softmax", a))
 
 
 def _both_logarithms(a: Math, y: Math) -> Parts:
-    one, log, sigma = literal(1), identifier("log"), _of("σ", a)
+    one, log, sigma = literal(1), _LOG, _of("σ", a)
     return (sum_over("i,k"), y, log, sigma, "+", "(", one, "−", y, ")", log, "(", one, "−", sigma, ")")
 
 
@@ -90,27 +105,22 @@ _ONE = literal(1)
 _FORMULAS = (
     Formula(
         cost=lambda a, y: (fraction(_ONE, row(literal(2), identifier("r"))), *_squares(a, y)),
-        gradient=lambda a, y: (_over(row(a, "−", y), "r"),),
         value=QuadraticLoss(),
-        slope=lambda a, y: (a - y) / len(a),
-        is_difference=True,
+        count="r",
     ),
-    Formula(
-        cost=lambda a, y: (_over(_ONE, "N"), *_squares(a, y)),
-        gradient=lambda a, y: (_over(row(literal(2), "(", a, "−", y, ")"), "N"),),
-        value=_mean_squared,
-        slope=lambda a, y: 2 * (a - y) / a.numel(),
-    ),
+    Formula(cost=lambda a, y: (_over(_ONE, "N"), *_squares(a, y)), value=_mean_squared, count="N", factor=2),
     Formula(
         cost=lambda a, y: (operator("−"), _over(_ONE, "r"), *_logarithms(a, y)),
-        gradient=lambda a, y: (_over(row(_of("softmax", a), "−", y), "r"),),
         value=SoftmaxCrossEntropyLoss(),
-        slope=lambda a, y: (torch.softmax(a, 1) - y) / len(a),
+        count="r",
+        function="softmax",
+        prediction=lambda a: torch.softmax(a, 1),
     ),
     Formula(
         cost=lambda a, y: (operator("−"), _over(_ONE, "N"), *_both_logarithms(a, y)),
-        gradient=lambda a, y: (_over(row(_of("σ", a), "−", y), "N"),),
         value=BinaryCrossEntropyLoss(),
-        slope=lambda a, y: (torch.sigmoid(a) - y) / a.numel(),
+        count="N",
+        function="σ",
+        prediction=torch.sigmoid,
     ),
 )

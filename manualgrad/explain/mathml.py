@@ -87,12 +87,12 @@ def position(q: Quantities, key: str) -> Math:
     return Math("mn", (axis.labels[0],), {"data-at": key})
 
 
-def sum_over(index: str, upto: str | None = None) -> Math:
+def sum_over(index: str, upto: Math | None = None) -> Math:
     """Σ with its index below and, if given, its last value above."""
     sign = operator("∑")
     if upto is None:
         return Math("munder", (sign, row(*(identifier(letter) for letter in index))))
-    return Math("munderover", (sign, row(identifier(index), "=", literal(1)), literal(upto)))
+    return Math("munderover", (sign, row(identifier(index), "=", literal(1)), upto))
 
 
 def fraction(above: Math, below: Math) -> Math:

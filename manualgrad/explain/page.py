@@ -10,12 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 from collections.abc import Sequence
-from itertools import groupby
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from manualgrad.explain.equation_checks import as_rows
 from manualgrad.explain.loss_curve import loss_curve
+from manualgrad.explain.loss_formulas import formula_of
 from manualgrad.explain.page_data import page_data
 from manualgrad.explain.quantities import Quantities
 from manualgrad.explain.training_step import steps_of
@@ -28,24 +29,35 @@ if TYPE_CHECKING:
     from manualgrad.trace import Trace
 
 
-def write_page(traces: Sequence[Trace], path: str | os.PathLike[str], *, title: str | None = None) -> None:
-    """Writes the page to `path`. Several traces are training steps of one model, and get a slider.
+def write_page(
+    traces: Sequence[Trace],
+    path: str | os.PathLike[str],
+    *,
+    title: str | None = None,
+    steps: Sequence[int] | None = None,
+) -> None:
+    """Write the page to `path`. Several traces are training steps of one model, and get a slider.
+
+    Args:
+        steps: the number of each trace's training step, rising; by default 1, 2, 3, ...
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
-        ValueError: there is no trace, they are not of one model, or a batch is empty.
+        ValueError: there is no trace, they are not of one model, a batch is empty, or `steps` does not fit.
         TypeError: complex numbers, which the page cannot draw.
     """
     require("jinja2", extra="demo", purpose="The page")
-    _check(traces)
-    q = Quantities(traces)
-    curve = loss_curve([trace.loss.double().item() for trace in traces])
-    steps = steps_of(traces, q)
+    steps = range(1, len(traces) + 1) if steps is None else steps
+    _check(traces, steps)
+    formula = formula_of(traces)
+    q = Quantities(traces, formula.prediction if formula and formula.function else None)
+    curve = loss_curve([trace.loss.double().item() for trace in traces], steps)
+    explained = steps_of(traces, q, formula)
     page = _render(
         title=title or ("One training step, explained" if len(traces) == 1 else "A training run, explained"),
         summary=_summary(traces),
-        steps=steps,
-        phases=[list(phase) for _, phase in groupby(steps, key=lambda step: step.phase)],
+        steps=explained,
+        phases=[list(phase) for _, phase in groupby(explained, key=lambda step: step.phase)],
         count=len(traces),
         curve=curve,
         q=q,
@@ -72,15 +84,21 @@ def _render(**content: Any) -> str:
 def _summary(traces: Sequence[Trace]) -> str:
     layers = traces[0].layers
     sizes = " → ".join(str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers)))
-    rows = as_rows(layers[-1].a).size(0)
-    examples = "1 example" if rows == 1 else f"a batch of {rows} examples"
+    batches = sorted({as_rows(trace.layers[-1].a).size(0) for trace in traces})
+    count = str(batches[-1]) if len(batches) == 1 else f"{batches[0]} to {batches[-1]}"
+    examples = "1 example" if count == "1" else f"a batch of {count} examples"
     steps = "" if len(traces) == 1 else f"{len(traces)} training steps. "
     return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
 
 
-def _check(traces: Sequence[Trace]) -> None:
+def _check(traces: Sequence[Trace], steps: Sequence[int]) -> None:
     if not traces:
         raise ValueError("write_page expected at least one trace, got none. Make one with manualgrad.trace(...).")
+    if len(steps) != len(traces) or any(later <= earlier for earlier, later in pairwise(steps)):
+        raise ValueError(
+            f"write_page expected `steps` to be {len(traces)} rising numbers, one for each trace, got {list(steps)}. "
+            "Leave it out to number them 1, 2, 3, ..."
+        )
     shapes = [[(layer.name, tuple(layer.weight_before.shape)) for layer in trace.layers] for trace in traces]
     for number, other in enumerate(shapes):
         if other != shapes[0]:

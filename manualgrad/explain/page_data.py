@@ -17,13 +17,14 @@ def page_data(q: Quantities, curve: LossCurve) -> dict[str, Any]:
         "labels": {name: [quantity.rows.labels, quantity.columns.labels] for name, quantity in q.items()},
         "axes": {name: _axes(q, name) for name in q},
         "points": curve.points,
+        "steps": curve.steps,
         "examples": q.examples,
     }
 
 
 def _axes(q: Quantities, name: str) -> list[str | None]:
     term = name.rstrip("~")
-    if q.drawn(term) != name or term in ("C", "eta"):
+    if q.drawn(term) != name or term in ("C", "N", "eta") or term[0] == "r":
         return [None, None]
     letter = term[0]
     if letter in "wuWU":
@@ -31,6 +32,6 @@ def _axes(q: Quantities, name: str) -> list[str | None]:
         return [f"a{layer}", q.input_term(layer)]
     if letter in "bvBV":
         return [None, f"a{term[1:]}"]
-    if term in ("y", "o", "og"):
+    if term in ("y", "p", "o", "og"):
         return ["*", q.output_term()]
     return ["*", term if letter in "ax" else f"a{term[1:]}"]

@@ -31,7 +31,7 @@ def plot(trace: Trace) -> Any:
             "Trace.plot() expected real numbers, got a trace with complex ones. Plot parts of it: trace.layers[0].z.abs()."
         )
     mapped = _mapped(trace.layers)
-    figure = Figure(figsize=(11, 4 + 2.3 * len(mapped)), layout="constrained")
+    figure: Any = Figure(figsize=(11, 4 + 2.3 * len(mapped)), layout="constrained")
     figure.suptitle(f"One training step: {trace.loss_name} C = {trace.loss.item():.4g}, {trace.optimizer}")
     above, below = figure.subfigures(2, height_ratios=[3.6, 2.3 * len(mapped)])
     norms, updates = above.subplots(1, 2)

@@ -4,10 +4,12 @@ A quantity is named by its term: a letter and the layer, counted from 1 (0 is th
 
     a z   activation and weighted sum           g   dC/da             w b     weight and bias before the step
     s     sigma'(z)                             d   delta = dC/dz     W B     after it
-    x     input of a layer that is not the      u   dC/dw             y o     targets and outputs
-          output of the layer below             v   dC/db             og      dC/d outputs
+    x     input of a layer that is not the      u   dC/dw             y o p   targets, outputs, and softmax
+          output of the layer below             v   dC/db                     or sigma of the outputs
+                                                                      og      dC/d outputs
     U V   u and v summed over all calls of a layer that is used more than once
-    C     the cost, a single number             eta the learning rate, if the optimizer has one
+    C     the cost                              eta the learning rate, if the optimizer has one
+    r     examples in the batch; r1 of layer 1  N   number of all outputs
 
 Where the drawing shows only some of the neurons, their numbers are a quantity of their own, with a tilde: "w1~".
 """
@@ -15,7 +17,7 @@ Where the drawing shows only some of the neurons, their numbers are a quantity o
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -49,13 +51,16 @@ class Quantity:
 class Quantities(dict[str, Quantity]):
     """All quantities by name, for a run of traces of one model."""
 
-    def __init__(self, traces: Sequence[Trace]) -> None:
+    def __init__(self, traces: Sequence[Trace], prediction: Callable[[Tensor], Tensor] | None = None) -> None:
+        """`prediction`: the p that the output gradient compares with y, where that is not the outputs themselves."""
         super().__init__()
+        self.prediction = prediction
         depth = len(traces[0].layers)
         self.chained = [
             upper > 0 and all(checks.input_is_output_of(t.layers[upper], t.layers[upper - 1]) for t in traces)
             for upper in range(depth)
         ]
+        self.inputs_chained = all(checks.inputs_are_those_of(trace) for trace in traces)
         self.outputs_chained = all(checks.outputs_are_those_of(trace) for trace in traces)
         batches = [dict(_batches(trace, self)) for trace in traces]
         parameters = [dict(_parameters(trace)) for trace in traces]
@@ -66,15 +71,17 @@ class Quantities(dict[str, Quantity]):
         for term in parameters[0]:
             size = parameters[0][term].size(0)
             self._add(term, [tensors[term] for tensors in parameters], rows=(grid_axis(size), drawn_axis(size)))
-        self["C"] = _quantity("C", (Axis(1), Axis(1)), [trace.loss.reshape(1, 1) for trace in traces])
-        rates = [trace.lr for trace in traces if trace.lr is not None]
-        if len(rates) == len(traces):
-            self["eta"] = _quantity(
-                "eta", (Axis(1), Axis(1)), [torch.tensor([[rate]], dtype=torch.float64) for rate in rates]
+        for name, numbers in _single_numbers(traces).items():
+            self[name] = _quantity(
+                name, (Axis(1), Axis(1)), [torch.tensor([[x]], dtype=torch.float64) for x in numbers]
             )
         for before, after in (("w", "W"), ("b", "B")):
             for name in [name for name in self if name[0] == before]:
                 self._share_scale(name, after + name[1:])
+
+    def largest_batch(self, layer: int) -> int:
+        """Most examples in a batch: the last one of a run may be smaller."""
+        return max(int(x[0][0]) for x in self[f"r{layer}"].numbers)
 
     def input_term(self, layer: int) -> str:
         """What goes into layer `layer`, counted from 1: the a of the layer below, unless something stands between."""
@@ -124,7 +131,21 @@ def _batches(trace: Trace, names: Quantities) -> Iterator[tuple[str, Tensor]]:
     if not names.outputs_chained:
         yield "o", _per_example(trace.outputs, trace)
         yield "og", _per_example(trace.output_gradient, trace)
+    if names.prediction:
+        yield "p", names.prediction(_per_example(trace.outputs, trace).double())
     yield "y", targets_as_rows(trace)
+
+
+def _single_numbers(traces: Sequence[Trace]) -> dict[str, list[float]]:
+    numbers: dict[str, list[float]] = {
+        "C": [trace.loss.item() for trace in traces],
+        "N": [trace.outputs.numel() for trace in traces],
+        "r": [targets_as_rows(trace).size(0) for trace in traces],
+    }
+    for index in range(len(traces[0].layers)):
+        numbers[f"r{index + 1}"] = [as_rows(trace.layers[index].delta).size(0) for trace in traces]
+    rates = [trace.lr for trace in traces if trace.lr is not None]
+    return {**numbers, "eta": rates} if len(rates) == len(traces) else numbers
 
 
 def _parameters(trace: Trace) -> Iterator[tuple[str, Tensor]]:
@@ -157,5 +178,9 @@ def targets_as_rows(trace: Trace) -> Tensor:
 
 
 def _per_example(x: Tensor, trace: Trace) -> Tensor:
+    """Outputs or targets: rows as the last layer has them if they go with its rows, else a row for each entry of axis 0."""
+    last = trace.layers[-1].a
+    if last.shape[:-1] == trace.outputs.shape[:-1] and x.shape == trace.outputs.shape:
+        return as_rows(x)
     rows = trace.outputs.size(0) if trace.outputs.dim() > 1 else 1
     return x.reshape(rows, -1) if x.numel() and x.numel() % rows == 0 else x.reshape(1, -1)

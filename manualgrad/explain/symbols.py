@@ -5,7 +5,7 @@ from __future__ import annotations
 from manualgrad.explain.mathml import Math, partial, row, sum_over, symbol
 
 
-LETTERS = {"a": "a", "x": "x", "z": "z", "w": "w", "W": "w", "b": "b", "B": "b", "d": "δ", "y": "y", "o": "a"}
+LETTERS = {"a": "a", "x": "x", "z": "z", "w": "w", "W": "w", "b": "b", "B": "b", "d": "δ", "y": "y", "p": "p", "o": "a"}
 
 
 def of_term(term: str, index: Math | None = None, *, in_line: bool = False) -> Math:

@@ -65,6 +65,6 @@ def how_shown(rows: Axis, columns: Axis) -> str | None:
     """ "shown as 32 × 32 block means of 512 × 784", or None where nothing is left out."""
     if rows.is_whole and columns.is_whole:
         return None
-    if rows.size == 1:
-        return f"shown as {columns.count} block means of {columns.size}"
+    if 1 in (rows.size, columns.size):
+        return f"shown as {rows.count * columns.count} block means of {rows.size * columns.size}"
     return f"shown as {rows.count} × {columns.count} block means of {rows.size} × {columns.size}"

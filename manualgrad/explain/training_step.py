@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from manualgrad.explain import equation_checks as checks
-from manualgrad.explain.loss_formulas import formula_of
+from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.quantities import Quantities, are_class_indices
 from manualgrad.explain.steps.error import error
 from manualgrad.explain.steps.forward import forward
@@ -20,22 +21,21 @@ if TYPE_CHECKING:
     from manualgrad.trace import Trace
 
 
-def steps_of(traces: Sequence[Trace], q: Quantities) -> list[Step]:
+def steps_of(traces: Sequence[Trace], q: Quantities, formula: Formula | None) -> list[Step]:
     """The steps with the numbers of the first trace. An equation is shown as the text has it only where it holds in every trace."""
     first = traces[0]
     layers = list(enumerate(first.layers, start=1))
     depth = len(layers)
-    rows = [checks.as_rows(layer.delta).size(0) for layer in first.layers]
 
-    steps = [forward(q, i, layer.name, layer.activation) for i, layer in layers]
-    steps.append(loss(q, first.loss_name, formula_of(traces), rows[-1], has_classes=are_class_indices(first)))
+    steps = [replace(forward(q, i, layer.name, layer.activation), call=layer.call) for i, layer in layers]
+    steps.append(loss(q, first.loss_name, formula, has_classes=are_class_indices(first)))
     for i, layer in reversed(layers):
         is_backpropagated = i < depth and all(
             checks.error_comes_from(trace.layers[i - 1], trace.layers[i]) for trace in traces
         )
-        steps.append(error(q, i, layer.name, is_backpropagated=is_backpropagated))
+        steps.append(replace(error(q, i, layer.name, is_backpropagated=is_backpropagated), call=layer.call))
     for i, layer in layers:
-        steps.append(gradient(q, i, layer.name, rows[i - 1], calls=len(checks.calls_of(layer, first))))
+        steps.append(replace(gradient(q, i, layer.name, calls=len(checks.calls_of(layer, first))), call=layer.call))
     for i, layer in layers:
         if layer.call == 0:
             is_plain = all(checks.update_is_plain(trace.layers[i - 1], trace) for trace in traces)

@@ -74,8 +74,10 @@ def _written(q: Quantities, layer: int, is_backpropagated: bool) -> list[Math]:
             (number(q, f"{w}:{j}:@", factor=j > 0), "·", number(q, f"{d_above}:*:{j}", factor=True))
             for j in range(q[w].rows.count)
         ]
-        first, *others = written_sum(terms, q[w].rows.size)
-        parts += [row("(", first), *others, row(")", "·", number(q, f"{s}:*:@"), "=")]
+        total = written_sum(terms, q[w].rows.size)
+        total[0] = row("(", total[0])
+        total[-1] = row(total[-1], ")")
+        parts += [*total, row("·", number(q, f"{s}:*:@", factor=True), "=")]
     product = row(number(q, f"{g}:*:@"), "·", number(q, f"{s}:*:@", factor=True))
     return [*parts, product, row("=", number(q, f"{d}:*:@"))]
 

@@ -100,6 +100,8 @@ def _look(layer: int, below: str) -> Look:
 
 
 def _notes(q: Quantities, layer: int) -> list[str]:
+    if layer == 1:
+        return [] if q.inputs_chained else ["The model changes its inputs before layer 1. a⁰ is what layer 1 received."]
     if q.input_term(layer)[0] == "a":
         return []
     return [

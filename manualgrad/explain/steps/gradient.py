@@ -10,19 +10,21 @@ from manualgrad.explain.steps.step import Line, Step, written_sum
 from manualgrad.explain.symbols import of_term
 
 
-def gradient(q: Quantities, layer: int, name: str, rows: int, *, calls: int) -> Step:
-    """`rows`: examples in the batch. `calls`: how often the layer is used in this training step."""
+def gradient(q: Quantities, layer: int, name: str, *, calls: int) -> Step:
+    """`calls`: how often the layer is used in this training step."""
     below, d, u, v = q.input_term(layer), f"d{layer}", f"u{layer}", f"v{layer}"
     has_bias = v in q
-    over = (sum_over("i", str(rows)),) if rows > 1 else ()
+    rows = q.largest_batch(layer)
+    over = (sum_over("i", number(q, f"r{layer}:0:0")),) if rows > 1 else ()
     example = identifier("i") if rows > 1 else None
     equations = [row(of_term(u), "=", *over, of_term(d, example), transposed(of_term(below, example)))]
     matrices: list[Line] = [
         [
             grids.matrix(q, u, of_term(u, in_line=True)),
-            "=" if rows == q.examples else "⟸",
+            "=",
             grids.batch(q, d, of_term(d), transposed=True),
             grids.batch(q, below, transposed(of_term(below))),
+            *(("+ ⋯",) if q.examples < rows else ()),
         ]
     ]
     if has_bias:
@@ -42,7 +44,7 @@ def gradient(q: Quantities, layer: int, name: str, rows: int, *, calls: int) -> 
         name=name,
         sentence=(
             "The gradient of a weight is the error at its upper end times the activation at its lower end"
-            + (f", summed over the {rows} examples of the batch." if rows > 1 else ".")
+            + (", summed over the examples of the batch." if rows > 1 else ".")
             + (
                 " The gradient of a bias is the error itself" + (", summed likewise." if rows > 1 else ".")
                 if has_bias
@@ -105,7 +107,7 @@ def _notes(q: Quantities, rows: int, calls: int) -> list[str]:
     notes = []
     if q.examples < rows:
         notes.append(
-            f"The matrices on the right hold the first {q.examples} of {rows} examples; ∂C/∂w is the sum over all {rows}."
+            f"The matrices on the right hold the first {q.examples} of {rows} examples; ∂C/∂w is the sum over all."
         )
     elif rows > 1:
         notes.append("Column i of δ times row i of aᵀ is the share of example i; the matrix product adds them up.")

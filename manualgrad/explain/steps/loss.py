@@ -7,11 +7,11 @@ from manualgrad.explain.drawing import Look, Shows, draw
 from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.mathml import identifier, literal, number, position, row
 from manualgrad.explain.quantities import Quantities
-from manualgrad.explain.steps.step import Step
+from manualgrad.explain.steps.step import Line, Step
 from manualgrad.explain.symbols import of_term
 
 
-def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_classes: bool) -> Step:
+def loss(q: Quantities, name: str, formula: Formula | None, *, has_classes: bool) -> Step:
     depth = len(q.chained)
     cost = number(q, "C:0:0")
     outputs, gradient = q.output_term(), q.output_gradient_term()
@@ -20,16 +20,21 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
         of_output = row(identifier("i"), identifier("k"))
         equations = [
             row(identifier("C"), "=", *formula.cost(of_term(outputs, of_output), of_term("y", of_output)), "=", cost),
-            row(of_term(gradient), "=", *formula.gradient(of_term(outputs), of_term("y"))),
+            row(of_term(gradient), "=", *formula.gradient(of_term("p" if "p" in q else outputs), of_term("y"))),
         ]
+    has_p = "p" in q
+    compared = "p" if has_p else outputs
+    if has_p and formula and formula.function:
+        equations.insert(1, row(of_term("p"), "=", identifier(formula.function), "(", of_term(outputs), ")"))
     index = position(q, f"{q.drawn(gradient)}:*:@")
     written = [row(of_term(gradient, index, in_line=True), "=")]
-    if formula and formula.is_difference:
-        a, y = (number(q, f"{q.drawn(term)}:*:@") for term in (outputs, "y"))
-        written.append(row("(", a, "−", number(q, f"{q.drawn('y')}:*:@", factor=True), ")", "/", literal(rows)))
-        written.append(row("=", number(q, f"{q.drawn(gradient)}:*:@")))
-    else:
-        written.append(number(q, f"{q.drawn(gradient)}:*:@"))
+    if formula:
+        p, y = number(q, f"{q.drawn(compared)}:*:@"), number(q, f"{q.drawn('y')}:*:@", factor=True)
+        twice = () if formula.factor == 1 else (literal(formula.factor), "·")
+        written.append(row(*twice, "(", p, "−", y, ")", "/", number(q, f"{formula.count}:0:0"), "="))
+    written.append(number(q, f"{q.drawn(gradient)}:*:@"))
+    shown = [outputs, *(["p"] if has_p else []), "y"]
+    matrices: Line = [part for term in shown for part in (grids.column(q, term, of_term(term)), ",")][:-1]
     return Step(
         anchor="loss",
         phase="Loss",
@@ -41,27 +46,22 @@ def loss(q: Quantities, name: str, formula: Formula | None, rows: int, *, has_cl
             "backpropagation: where it is positive, a smaller output would cost less."
         ),
         equations=equations,
-        matrices=[
-            [
-                grids.column(q, outputs, of_term(outputs, in_line=True)),
-                ",",
-                grids.column(q, "y", of_term("y", in_line=True)),
-                "→",
-                grids.column(q, gradient, of_term(gradient, in_line=True)),
-            ]
-        ],
+        matrices=[[*matrices, "→", grids.column(q, gradient, of_term(gradient, in_line=True))]],
         written=[written],
-        drawing=draw(q, _look(depth, outputs, gradient), depth),
+        drawing=draw(q, _look(q, outputs, gradient), depth),
         row=outputs,
-        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (outputs, "y", gradient)],
-        notes=_notes(q, formula, rows, has_classes),
+        batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (*shown, gradient)],
+        notes=_notes(q, formula, has_classes),
     )
 
 
-def _look(depth: int, outputs: str, gradient: str) -> Look:
+def _look(q: Quantities, outputs: str, gradient: str) -> Look:
+    has_its_target = q["y"].columns.size == q[outputs].columns.size
+    target = (("y", "y"),) if has_its_target else ()
+
     def neurons(column: str) -> Shows:
         if column == outputs:
-            return Shows(column, active=True, minor=(("y", "y"), ("∂C/∂a", gradient)))
+            return Shows(column, active=True, minor=(*target, ("∂C/∂a", gradient)))
         return Shows(column)
 
     return Look(
@@ -72,15 +72,12 @@ def _look(depth: int, outputs: str, gradient: str) -> Look:
     )
 
 
-def _notes(q: Quantities, formula: Formula | None, rows: int, has_classes: bool) -> list[str]:
+def _notes(q: Quantities, formula: Formula | None, has_classes: bool) -> list[str]:
     notes = []
     if formula is None:
-        notes.append("This loss is not one whose formula the page knows. Its value and gradient are those of the step.")
+        notes.append("No formula that the page knows gives this loss. Its value and gradient are those of the step.")
     else:
-        width = q[q.output_term()].columns.size
-        notes.append(
-            f"i counts the examples, r = {rows} of them, and k the outputs; all in all N = {rows * width} outputs."
-        )
+        notes.append("i counts the r examples of the batch and k the outputs; N is the number of all outputs.")
     if has_classes:
         notes.append("The targets are class indices. They are shown as rows y with a 1 at the class.")
     if not q.outputs_chained:

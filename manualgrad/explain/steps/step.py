@@ -31,16 +31,22 @@ class Step:
     matrices: list[Line]
     written: list[list[Math]]
     drawing: Drawing
+    call: int = 0  # 1 for the second call of a layer in the forward pass
     row: str = ""
     column: str = ""
     batch: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
+    @property
+    def has_means(self) -> bool:
+        parts = [part for line in self.matrices for part in line if isinstance(part, Grid)]
+        return any(grid.note for grid in parts)
+
 
 def written_sum(terms: Sequence[Sequence[Math | str]], count: int) -> list[Math]:
     """The first terms of a sum of `count`, each with its sign, so that a line can break between them."""
     parts = [Math("mrow", (*(() if i == 0 else (operator("+"),)), *_elements(term))) for i, term in enumerate(terms)]
-    if count <= MOST_TERMS:
+    if len(terms) == count <= MOST_TERMS:
         return parts
     return [*parts[: MOST_TERMS - 1], Math("mrow", (operator("+"), operator("⋯")))]
 

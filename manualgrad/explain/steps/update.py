@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from manualgrad.explain import grids
 from manualgrad.explain.drawing import Look, Shows, draw
 from manualgrad.explain.mathml import Math, identifier, number, position, row
@@ -14,30 +16,22 @@ def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bo
     """`is_plain`: the new parameters are w - eta dC/dw. `is_trained`: the optimizer has this layer."""
     weight_gradient, bias_gradient = ("U", "V") if f"U{layer}" in q else ("u", "v")
     letters = [("w", weight_gradient, "W"), *([("b", bias_gradient, "B")] if f"b{layer}" in q else [])]
-    equations, matrices, written = [], [], []
+    equations, written = [], []
+    matrices: list[Line] = []
     for before, slope, after in letters:
         old, gradient, new = f"{before}{layer}", f"{slope}{layer}", f"{after}{layer}"
         show = grids.matrix if before == "w" else grids.column
-        line: Line = [
-            show(q, new, of_term(new, in_line=True)),
-            "←",
-            show(q, old, of_term(old, in_line=True)),
-            ",",
-            show(q, gradient, of_term(gradient, in_line=True)),
-        ]
+        new_grid = replace(show(q, new, of_term(new)), when="after")
+        old_grid = replace(show(q, old, of_term(old)), when="before")
+        gradient_grid = show(q, gradient, of_term(gradient, in_line=True))
         if is_plain:
             equations.append(row(of_term(new), "≔", of_term(old), "−", identifier("η"), of_term(gradient)))
-            line = [
-                show(q, new, of_term(new, in_line=True)),
-                "=",
-                show(q, old, of_term(old, in_line=True)),
-                row("−", number(q, "eta:0:0"), "·"),
-                show(q, gradient, of_term(gradient, in_line=True)),
-            ]
+            eta = row("−", number(q, "eta:0:0"), "·")
+            matrices.append([new_grid, "=", old_grid, eta, gradient_grid])
             written.append(_written(q, layer, before, slope, after))
         else:
             equations.append(row(of_term(new), "←", of_term(old), ",", of_term(gradient)))
-        matrices.append(line)
+            matrices.append([new_grid, "←", old_grid, ",", gradient_grid])
     return Step(
         anchor=f"update-{layer}",
         phase="Update",

@@ -3,9 +3,11 @@ const tip = document.getElementById("tip");
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 const LETTERS = { W: "new w", B: "new b", u: "∂C/∂w", v: "∂C/∂b", U: "∑ ∂C/∂w", V: "∑ ∂C/∂b", g: "∂C/∂a", s: "σ′", d: "δ", o: "output" };
 
+const isSingle = (term) => ["C", "N", "eta"].includes(term) || term[0] === "r";
+
 function nameOf(term) {
   if (term === "og") return "∂C/∂a";
-  if (term === "C" || term === "eta") return { C: "C", eta: "η" }[term];
+  if (isSingle(term)) return { C: "C", N: "N", eta: "η" }[term] ?? "r";
   return (LETTERS[term[0]] ?? term[0]) + [...term.slice(1)].map((digit) => SUPERSCRIPTS[digit]).join("");
 }
 
@@ -13,7 +15,7 @@ function describe([name, i, j]) {
   const term = name.replace("~", "");
   const [rows, columns] = data.labels[name];
   const value = typeset(valueAt([name, i, j]));
-  if (term === "C" || term === "eta") return `${nameOf(term)} = ${value}`;
+  if (isSingle(term)) return `${nameOf(term)} = ${value}`;
   const isMean = (columns[j] + ("wuWU".includes(term[0]) ? rows[i] : "")).includes("–");
   let where = `[${columns[j]}]`;
   if ("wuWU".includes(term[0])) where = `[${rows[i]}, ${columns[j]}]`;

@@ -8,7 +8,7 @@ function showChoice() {
 
 function showTime() {
   chosen.time = Number(time.value);
-  moment.textContent = chosen.time + 1;
+  moment.textContent = data.steps[chosen.time];
   cost.textContent = typeset(data.numbers.C[chosen.time][0][0]);
   const point = data.points[chosen.time];
   now.style.visibility = point ? "visible" : "hidden";
