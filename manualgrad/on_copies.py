@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def each_tensor(function: Callable[[Tensor], Tensor], x: Any) -> Any:
@@ -29,6 +33,16 @@ def copied(x: Tensor) -> Tensor:
     return x.detach().clone()
 
 
+def deep_copied(module: ModuleT, memo: dict[int, Any] | None = None) -> ModuleT:
+    """`copy.deepcopy`, which refuses tensors with a history: what a module keeps of these, such as its last output, loses it."""
+    memo = {} if memo is None else memo
+    for part in module.modules():
+        for kept in vars(part).values():
+            inside = kept.values() if isinstance(kept, dict) else kept if isinstance(kept, list | tuple) else (kept,)
+            memo |= {id(x): copied(x) for x in inside if isinstance(x, Tensor) and not x.is_leaf}
+    return copy.deepcopy(module, memo)
+
+
 def checked_loss(value: Any, caller: str) -> Tensor:
     """The loss as it is. Raises ValueError unless it is a real 0-dimensional tensor."""
     if not isinstance(value, Tensor) or value.dim() != 0 or value.is_complex():
@@ -37,6 +51,19 @@ def checked_loss(value: Any, caller: str) -> Tensor:
             f"{caller} expected the loss to be a real 0-dimensional tensor, got {came}. Average it, for example with .mean()."
         )
     return value
+
+
+def leaves(value: Tensor) -> Iterator[Tensor]:
+    """The tensors into whose `grad` a backward pass from `value` would write."""
+    nodes, seen = [value.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            yield node.variable
+        nodes += [parent for parent, _ in node.next_functions]
 
 
 class RandomStates:

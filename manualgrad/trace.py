@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from manualgrad.convertible import is_linear_like
 from manualgrad.dense import Dense
 from manualgrad.gradient_descent import GradientDescent
-from manualgrad.on_copies import RandomStates, checked_loss, copied
+from manualgrad.on_copies import RandomStates, checked_loss, copied, deep_copied, leaves
 from manualgrad.trace_result import Trace, TracedLayer
 from manualgrad.traced_dense import Call, listen
 from manualgrad.traced_optimizer import common_lr, copied_optimizer, described
@@ -35,10 +35,10 @@ def trace(
 
         z, a = sigma(z), sigma'(z), delta, dC/dw = delta a^T, dC/db = delta, and w and b before and after the update.
 
-    They are not computed a second time: forward, backward and update run as they would in training, from gradients of zero
-    and with the random numbers that the next real step will see, and are listened to. So a real step from here gives the
-    same weights, bit for bit. Hooks on modules are called, with the copies; copies of parameters and of the optimizer have
-    no hooks.
+    Forward, backward and update run as they would in training, from gradients of zero and with the random numbers that the
+    next real step will see, and are listened to: a real step from here gives the same weights, bit for bit. Only z and delta,
+    which a layer does not keep, are computed once more, by the functions and from the numbers that the layer used. Hooks on
+    modules are called, with the copies; copies of parameters and of the optimizer have no hooks.
 
     Nothing is changed: the model, its gradients, buffers, hooks and training flag, the loss, the optimizer, and torch's,
     Python's and NumPy's random states are left as they were.
@@ -56,14 +56,16 @@ def trace(
 
     Raises:
         TypeError: an argument, or what the model returned, is of the wrong type.
-        ValueError: no `Dense` in the model, or none that is called; a loss that is not one real number or depends on no
-            parameter; an optimizer of other parameters, or one whose step needs the loss several times.
+        ValueError: no `Dense` in the model, or none that is called; a loss that is not one real number, depends on no
+            parameter, or reads parameters of the model itself; an optimizer of other parameters, or one whose step needs
+            the loss several times.
     """
     _check_types(model, inputs, targets)
     _check_layers(model)
+    originals = {id(p) for p in (*model.parameters(), *_parameters_of(loss))}
     with RandomStates(model), torch.inference_mode(False), torch.enable_grad(), _as_written():
         memo: dict[int, Any] = {}
-        copy_of_model = copy.deepcopy(model, memo)
+        copy_of_model = deep_copied(model, memo)
         loss_name = getattr(loss, "__name__", type(loss).__name__)
         if isinstance(getattr(loss, "__self__", loss), nn.Module):  # a module, or a method of one
             loss = copy.deepcopy(loss, memo)
@@ -72,12 +74,10 @@ def trace(
         else:
             step = copied_optimizer(optimizer, model, memo)
         try:
-            return _traced(copy_of_model, loss, loss_name, copied(inputs), copied(targets), step)
+            return _traced(copy_of_model, loss, loss_name, copied(inputs), copied(targets), step, originals)
         finally:
             for layer in _dense_layers(copy_of_model).values():
-                layer.__dict__.pop(
-                    "forward", None
-                )  # what listens to a layer holds it: without this the copy would outlive the call
+                layer.__dict__.pop("forward", None)  # which holds the layer: the copy would outlive this call
 
 
 def _traced(
@@ -87,6 +87,7 @@ def _traced(
     inputs: Tensor,
     targets: Tensor,
     step: Optimizer,
+    originals: Container[int],
 ) -> Trace:
     """The step, on a model, a loss and an optimizer of our own."""
     calls: list[Call] = []
@@ -116,7 +117,7 @@ def _traced(
             "Do not detach the outputs."
         )
     heard = tuple(calls)
-    value.backward()
+    _backward(value, {*model.parameters(), *_parameters_of(loss)}, originals)
     if any(call.has_gradient for call in calls[len(heard) :]):
         raise ValueError(
             "trace expected the forward pass to be the one that is differentiated, got a part of it computed anew by "
@@ -138,6 +139,30 @@ def _traced(
         optimizer=described(step),
         lr=common_lr(step),
     )
+
+
+def _backward(value: Tensor, ours: set[Tensor], originals: Container[int]) -> None:
+    """Gradients of our parameters; what else the loss may read keeps the one that it has."""
+    strangers = {leaf for leaf in leaves(value) if leaf not in ours}
+    if any(id(leaf) in originals for leaf in strangers):
+        raise ValueError(
+            "trace expected a loss of the outputs and targets alone, got one that reads parameters of the model itself, "
+            "where the trace has copies. Take a penalty on weights out of it, for example in favour of weight_decay."
+        )
+    kept = [(leaf, leaf.grad) for leaf in strangers]
+    for leaf in strangers:
+        leaf.grad = None
+    try:
+        value.backward()
+    finally:
+        for leaf, gradient in kept:
+            leaf.grad = gradient
+
+
+def _parameters_of(loss: Any) -> Iterable[nn.Parameter]:
+    """Those of a loss that is a module, or a method of one."""
+    module = getattr(loss, "__self__", loss)
+    return module.parameters() if isinstance(module, nn.Module) else ()
 
 
 def _dense_layers(model: nn.Module) -> dict[str, Dense]:

@@ -479,6 +479,25 @@ def test_a_loss_with_parameters_and_memory() -> None:
     assert_is_the_next_step(model, loss, X, Y, optimizer)
 
 
+def test_a_penalty_on_the_model_s_own_weights_is_refused_and_leaves_no_gradient() -> None:
+    model = mg.MLP([3, 5, 2], "tanh")
+    message = (
+        "trace expected a loss of the outputs and targets alone, got one that reads parameters of the model itself, where the "
+        "trace has copies. Take a penalty on weights out of it, for example in favour of weight_decay."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        mg.trace(model, lambda a, y: (a - y).square().mean() + model[0].weight.square().sum(), X, Y)
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_another_tensor_that_the_loss_reads_keeps_its_gradient() -> None:
+    scale = torch.ones(2, requires_grad=True)
+    scale.grad = before = torch.ones(2)
+    trace = mg.trace(mg.MLP([3, 5, 2], "tanh"), lambda a, y: (scale * (a - y)).square().mean(), X, Y)
+    assert scale.grad is before and before.tolist() == [1, 1]
+    assert all(layer.trained and layer.delta.any() for layer in trace.layers)
+
+
 def test_the_trace_does_not_follow_what_happens_later() -> None:
     model, inputs = mg.MLP([3, 5, 2], "tanh"), X.clone()
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
@@ -522,6 +541,30 @@ def test_no_two_fields_share_memory() -> None:
     fields = [*vars(trace).values(), *vars(trace.layers[0]).values()]
     places = [x.untyped_storage().data_ptr() for x in fields if isinstance(x, Tensor)]
     assert len(set(places)) == len(places)
+
+
+class Remembering(nn.Module):
+    """Keeps its outputs, history and all, which copy.deepcopy refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = mg.Dense(3, 2)
+        self.last: Any = None
+        self.all: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.layer(x)
+        self.all.append(self.last)
+        return self.last
+
+
+@pytest.mark.parametrize("examine", [mg.trace, mg.compare])
+def test_a_model_that_keeps_its_last_output(examine: Callable[..., Any]) -> None:
+    model = Remembering()
+    last = model(X)
+    examine(model, nn.MSELoss(), X, Y)
+    assert model.last is model.all[0] is last and len(model.all) == 1 and last.grad_fn is not None
+    assert_is_the_next_step(model, nn.MSELoss(), X, Y)
 
 
 def test_the_copy_is_gone_when_trace_returns() -> None:
