@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from numbers import Real
 from typing import Any
 
 import torch
@@ -49,12 +50,20 @@ def compare(
         A `Comparison`: a row for every parameter that requires a gradient and for every floating point input.
 
     Raises:
-        ValueError: the loss is not a single real number, or depends on nothing that takes a gradient.
-        TypeError: `model` is not a module.
+        ValueError: the loss is not a single real number, or depends on nothing that takes a gradient; a tolerance below 0.
+        TypeError: `model` is not a module, or `loss` not callable.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"compare expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass the model itself."
+        )
+    if not callable(loss):
+        raise TypeError(
+            f"compare expected `loss` to be a function of outputs and targets, got {loss!r}. Pass for example mg.QuadraticLoss()."
+        )
+    if tolerance is not None and not (isinstance(tolerance, Real) and tolerance >= 0):
+        raise ValueError(
+            f"compare expected `tolerance` to be a number >= 0 or None, got {tolerance!r}. Pass for example tolerance=1e-5."
         )
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     with RandomStates(model) as random_states, torch.inference_mode(False), torch.enable_grad():

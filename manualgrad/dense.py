@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
 from manualgrad.autocast import is_autocasting, is_castable, without_autocast
-from manualgrad.dense_checks import check_arguments, check_devices, check_tensors, fit
+from manualgrad.dense_checks import check_arguments, check_devices, check_linear, check_tensors, fit
 from manualgrad.factoring import may_keep_factors, weight_gradient_or_factors
 from manualgrad.function_call import call, is_left_to_autograd
 from manualgrad.reference import is_by_autograd
@@ -221,11 +221,9 @@ class Dense(nn.Linear):
 
         Raises:
             TypeError: `linear` is not an `nn.Linear`.
+            ValueError: it is a lazy one that has seen no batch.
         """
-        if not isinstance(linear, nn.Linear):
-            raise TypeError(
-                f"Dense.from_linear expected an nn.Linear, got {type(linear).__name__}. Pass the linear layer itself."
-            )
+        check_linear(linear)
         layer = cls(linear.in_features, linear.out_features, linear.bias is not None, activation, device="meta")
         layer.weight, layer.bias = linear.weight, linear.bias
         return layer.train(linear.training)

@@ -1,9 +1,10 @@
-"""What a dense layer accepts: the errors that `dense` raises before anything is computed."""
+"""What a dense layer accepts: the errors that `dense` and `Dense` raise before anything is computed."""
 
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 
 def fit(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
@@ -73,3 +74,16 @@ def check_devices(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
                 f"A dense layer expected its {role} on the input's device {input.device}, got {x.device}. "
                 "Move one of them with .to(...)."
             )
+
+
+def check_linear(linear: nn.Linear) -> None:
+    """Raises TypeError unless it is an `nn.Linear`, ValueError for a lazy one that has seen no batch."""
+    if not isinstance(linear, nn.Linear):
+        raise TypeError(
+            f"Dense.from_linear expected an nn.Linear, got {type(linear).__name__}. Pass the linear layer itself."
+        )
+    if is_lazy(linear.weight):
+        raise ValueError(
+            f"Dense.from_linear expected a layer of known sizes, got {type(linear).__name__} before its first batch. "
+            "Call it once, or use LazyDense."
+        )

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manualgrad import equations
-from manualgrad.factors import Content, Factors, is_number, on_host
+from manualgrad.factors import Content, Factors, check_factors, is_number, on_host
 
 
 class FactoredGradient(Tensor):
@@ -48,7 +48,7 @@ class FactoredGradient(Tensor):
     def __new__(
         cls, delta: Tensor, a: Tensor, dtype: torch.dtype | None = None, *, rows_per_sample: int = 1
     ) -> FactoredGradient:
-        _check(delta, a, rows_per_sample)
+        check_factors(delta, a, rows_per_sample)
         content = Content((Factors.of(delta, a, rows_per_sample=rows_per_sample),))
         return cls.of((delta.size(1), a.size(1)), dtype or delta.dtype, delta.device, content)
 
@@ -188,8 +188,21 @@ class FactoredGradient(Tensor):
     def numpy(self, *, force: bool = False) -> Any:
         return FactoredGradient.fallback(Tensor.numpy, (self,), {"force": force})
 
+    def apply_(self, function: Callable[[Any], Any]) -> Any:
+        return FactoredGradient.fallback(Tensor.apply_, (self, function), {})
+
     def tolist(self) -> Any:
         return FactoredGradient.fallback(Tensor.tolist, (self,), {})
+
+    def share_memory_(self) -> FactoredGradient:  # Module.share_memory
+        for tensor in (x for f in self.content.factors for x in (f.delta, f.a)):
+            tensor.share_memory_()
+        if self.content.dense is not None:
+            self.content.dense.share_memory_()
+        return self
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return FactoredGradient.fallback(Tensor.__dlpack__, (self,), options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FactoredGradient:
         if id(self) not in memo:
@@ -197,7 +210,7 @@ class FactoredGradient(Tensor):
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        return _rebuilt, self._parts(lambda tensor: tensor)
+        return _rebuilt, self._parts(_without_the_rest)
 
     def _parts(self, keep: Callable[[Tensor], Tensor]) -> tuple:
         factors = [f.mapped(keep, "copying it")[:4] for f in self.content.factors]
@@ -213,22 +226,9 @@ class FactoredGradient(Tensor):
         return self.content.factors
 
 
-def _check(delta: Tensor, a: Tensor, rows_per_sample: int) -> None:
-    if delta.dim() != 2 or a.dim() != 2 or delta.size(0) != a.size(0):
-        raise ValueError(
-            "FactoredGradient expected factors delta of shape (r, m) and a of shape (r, n), "
-            f"got {tuple(delta.shape)} and {tuple(a.shape)}. Flatten the batch axes of both."
-        )
-    if delta.dtype != a.dtype or not delta.is_floating_point() or delta.device != a.device:
-        raise TypeError(
-            "FactoredGradient expected real floating point factors of one dtype on one device, got "
-            f"{delta.dtype} on {delta.device} and {a.dtype} on {a.device}. Convert one of them with .to(...)."
-        )
-    if rows_per_sample < 1 or delta.size(0) % rows_per_sample:
-        raise ValueError(
-            f"FactoredGradient expected `rows_per_sample` to divide the {delta.size(0)} rows of its factors, "
-            f"got {rows_per_sample}. Pass the length of one sample's sequence, or 1."
-        )
+def _without_the_rest(x: Tensor) -> Tensor:
+    """x, or a copy where x is part of something larger, say of a data set, which would be saved with it."""
+    return x if x.untyped_storage().nbytes() == x.numel() * x.element_size() else x.clone()
 
 
 def _rebuilt(shape: Any, dtype: torch.dtype, device: str, factors: list, dense: Tensor | None) -> FactoredGradient:

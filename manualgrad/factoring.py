@@ -97,5 +97,6 @@ def _is_plain_backward(delta: Tensor, a: Tensor) -> bool:
         not torch.is_grad_enabled()
         and type(delta) is type(a) is Tensor
         and not torch._C._are_functorch_transforms_active()
+        and not torch._C._functorch.is_legacy_batchedtensor(delta)  # torch.autograd.grad(..., is_grads_batched=True)
         and forward_ad._current_level < 0
     )

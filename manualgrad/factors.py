@@ -20,6 +20,9 @@ class Factors(NamedTuple):
 
     @classmethod
     def of(cls, delta: Tensor, a: Tensor, scale: float | Tensor = 1.0, rows_per_sample: int = 1) -> Factors:
+        # `a` is an activation with a history of its own: what is computed from the factors must not become part of it. A
+        # detached tensor still counts the same versions.
+        delta, a = (x.detach() if x.requires_grad else x for x in (delta, a))
         return cls(delta, a, scale, rows_per_sample, (delta._version, a._version))
 
     def check_versions(self, use: str) -> None:
@@ -67,6 +70,25 @@ class Content:
             return delta.to(dtype), a.to(dtype), scale
         deltas = [f.delta.to(dtype) if is_number(f.scale, 1) else f.delta.to(dtype) * f.scale for f in self.factors]
         return torch.cat(deltas), torch.cat([f.a.to(dtype) for f in self.factors]), 1.0
+
+
+def check_factors(delta: Tensor, a: Tensor, rows_per_sample: int) -> None:
+    """Raises ValueError or TypeError if `FactoredGradient` cannot be made of these."""
+    if delta.dim() != 2 or a.dim() != 2 or delta.size(0) != a.size(0):
+        raise ValueError(
+            "FactoredGradient expected factors delta of shape (r, m) and a of shape (r, n), "
+            f"got {tuple(delta.shape)} and {tuple(a.shape)}. Flatten the batch axes of both."
+        )
+    if delta.dtype != a.dtype or not delta.is_floating_point() or delta.device != a.device:
+        raise TypeError(
+            "FactoredGradient expected real floating point factors of one dtype on one device, got "
+            f"{delta.dtype} on {delta.device} and {a.dtype} on {a.device}. Convert one of them with .to(...)."
+        )
+    if rows_per_sample < 1 or delta.size(0) % rows_per_sample:
+        raise ValueError(
+            f"FactoredGradient expected `rows_per_sample` to divide the {delta.size(0)} rows of its factors, "
+            f"got {rows_per_sample}. Pass the length of one sample's sequence, or 1."
+        )
 
 
 def is_number(x: float | Tensor, number: float) -> bool:

@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from manualgrad.equations import descent
 from manualgrad.factoring import request
-from manualgrad.gradient_descent_checks import as_list, check_options
+from manualgrad.gradient_descent_checks import as_list, check_flag, check_options
 from manualgrad.update_rule import update
 
 
@@ -55,6 +55,7 @@ class GradientDescent(Optimizer):
     ) -> None:
         if not isinstance(params, Tensor):  # which the base class refuses by itself
             params = as_list(params)
+        check_flag("factored", factored)
         self.factored = factored
         defaults = {
             "lr": lr,

@@ -65,7 +65,12 @@ def _check_types(options: Mapping[str, Any]) -> None:
                 f"GradientDescent expected `{name}` to be a real number, got {value!r}. Pass for example {name}={example}."
             )
     for name in ("nesterov", "maximize"):
-        if not isinstance(options[name], bool | int):  # else the text "no" would mean yes
-            raise TypeError(
-                f"GradientDescent expected `{name}` to be True or False, got {options[name]!r}. Pass {name}=True or leave it out."
-            )
+        check_flag(name, options[name])
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises TypeError for anything but True and False (or 1 and 0): the text "no" would count as yes."""
+    if not isinstance(value, bool | int):
+        raise TypeError(
+            f"GradientDescent expected `{name}` to be True or False, got {value!r}. Pass {name}=True or False."
+        )

@@ -112,6 +112,10 @@ class Loss(nn.Module):
                     f"{type(self).__name__} expected `{role}` to be a torch.Tensor, got {type(x).__name__}. "
                     f"Convert it with torch.as_tensor({role})."
                 )
+        if targets.is_complex():
+            raise TypeError(
+                f"{type(self).__name__} expected real targets, got {targets.dtype}. Take their real part or their absolute value."
+            )
         if not outputs.is_floating_point():
             raise TypeError(
                 f"{type(self).__name__} expected floating point outputs, got {outputs.dtype}. "

@@ -19,6 +19,7 @@ from torch.nn import functional as F
 SMALLEST, SMALLEST_PER_ROW, MOST_ROWS = 2**18, 2**12, 512
 LEAST_BLOCKS = 4
 PAGE = 1024  # float32 numbers in 4 KiB
+STRIP = 16  # float32 numbers in a register of AVX-512
 
 
 def times_weight_transposed(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -33,6 +34,8 @@ def times_weight_transposed(a: Tensor, weight: Tensor, bias: Tensor | None) -> T
             else:
                 z = torch.baddbmm(bias.view(blocks, 1, m // blocks), every_block, parts)
             return z.transpose(0, 1).reshape(r, m)
+    if bias is not None and _pays_in_strips(a, weight):
+        return _in_strips(a, weight, bias)
     return F.linear(a, weight, bias)
 
 
@@ -67,6 +70,32 @@ def add_product(target: Tensor, delta: Tensor, a: Tensor, alpha: float, beta: fl
         target.view(m // 8, 8, -1).baddbmm_(parts, a.expand(m // 8, -1, -1), beta=beta, alpha=alpha)
         return target
     return target.addmm_(delta.t(), a, beta=beta, alpha=alpha)
+
+
+def _in_strips(a: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """a w^T + b in strips of whole multiples of 16 columns: the last one overlaps the one before it, with equal results.
+
+    MKL computes 16 columns at a time, and what is left over of 13, 14 or 15 as 8, 4, 2 and 1: for 784-30 that is up to half of
+    the time, 1.25 / 1.4 / 1.5 times at 10 / 32 / 128 rows.
+    """
+    m = weight.size(0)
+    z = a.new_empty((a.size(0), m))
+    for strip in (slice(0, m // STRIP * STRIP), slice(m - STRIP, m)):
+        torch.addmm(bias[strip], a, weight[strip].t(), out=z[:, strip])
+    return z
+
+
+def _pays_in_strips(a: Tensor, weight: Tensor) -> bool:
+    m, n = weight.shape
+    return (
+        m % STRIP >= 13
+        and STRIP < m < 4 * STRIP
+        and n >= 512
+        and a.dim() == 2
+        and a.size(0) >= 4
+        and not torch.is_grad_enabled()
+        and _is_plain(a, weight)
+    )
 
 
 def _pays_in_blocks(rows: Tensor, weight: Tensor) -> bool:

@@ -13,7 +13,7 @@ from manualgrad.dense import rows
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum
 from manualgrad.gradient_descent import GradientDescent
 from manualgrad.layer_stack import LayerStack
-from manualgrad.loss_by_hand import loss_by_hand
+from manualgrad.loss_by_hand import loss_by_hand, value_and_gradient
 from manualgrad.losses import Loss
 from manualgrad.optimizer_view import OptimizerView, Rule
 from manualgrad.recorded_step import RecordedStep
@@ -118,8 +118,7 @@ class TrainStep:
             kept.append(None if sigma is identity else a if sigma.from_output else z)
 
         # 2. Loss: C and dC/da.
-        loss = self._loss.value(a, y)
-        a_gradient = self._loss.gradient(a, y)
+        loss, a_gradient = value_and_gradient(self._loss, a, y)
 
         # 3. Backpropagation: delta = dC/da * sigma'(z); from it dC/dw, dC/db, and dC/da = w^T delta of the layer below.
         gradients: Gradients = []

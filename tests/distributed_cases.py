@@ -102,6 +102,25 @@ def fsdp(optimizer: Callable[..., Any] = mg.GradientDescent, **options: Any) -> 
     return module, alone(**options)
 
 
+def converted_too_late() -> tuple[nn.Module, nn.Module]:
+    """Layers that are sharded already are left to autograd, and said to be; they train on."""
+    module = mg.revert(model())
+    fully_shard(module, mesh=init_device_mesh("cpu", (WORLD,)))
+    report = mg.conversion_report(mg.convert(module))
+    assert set(report.left.values()) == {"sharded: convert before fully_shard or parallelize_module"}, report
+    train(module, mg.GradientDescent(module.parameters(), lr=0.05), *halves())
+    return module, alone()
+
+
+def ddp_converted_inside() -> tuple[nn.Module, nn.Module]:
+    """The wrapper holds the same Parameters before and after."""
+    module = DistributedDataParallel(mg.revert(model()))
+    optimizer = mg.GradientDescent(module.parameters(), lr=0.05)
+    assert mg.conversion_report(mg.convert(module)).converted == ["module.0", "module.2", "module.4"]
+    train(module, optimizer, *halves())
+    return module, alone()
+
+
 def tensor_parallel() -> tuple[nn.Module, nn.Module]:
     """The whole batch on both processes, the weights split between them."""
     module = model()
@@ -118,7 +137,9 @@ CASES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "DDP with clipping": ddp_clipped,
     "DDP with gradients in buckets": ddp_bucket_views,
     "DDP accumulating without communication": ddp_accumulating,
+    "DDP around what is converted later": ddp_converted_inside,
     "FSDP2": fsdp,
+    "FSDP2 before the conversion": converted_too_late,
     "FSDP2 with momentum": lambda: fsdp(momentum=0.9, weight_decay=0.01),
     "FSDP2 with torch.optim.SGD": lambda: fsdp(torch.optim.SGD),
     "tensor parallel": tensor_parallel,

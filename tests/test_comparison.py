@@ -418,3 +418,18 @@ def test_not_a_module() -> None:
     )
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         mg.compare(torch.tanh, nn.MSELoss(), X, Y)  # type: ignore[arg-type]
+
+
+def test_not_a_loss() -> None:
+    sentence = "compare expected `loss` to be a function of outputs and targets, got None. Pass for example mg.QuadraticLoss()."
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        mg.compare(mg.MLP([3, 2]), None, X, Y)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("tolerance", [-1.0, float("nan"), "1e-3"])
+def test_not_a_tolerance(tolerance: Any) -> None:
+    sentence = (
+        f"compare expected `tolerance` to be a number >= 0 or None, got {tolerance!r}. Pass for example tolerance=1e-5."
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+        mg.compare(mg.MLP([3, 2]), nn.MSELoss(), X, Y, tolerance=tolerance)

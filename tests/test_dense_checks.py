@@ -182,6 +182,17 @@ def test_from_linear(bad: object) -> None:
     )
 
 
+def test_from_a_lazy_linear() -> None:
+    lazy = nn.LazyLinear(2)
+    fails(
+        lambda: mg.Dense.from_linear(lazy),
+        ValueError,
+        "Dense.from_linear expected a layer of known sizes, got LazyLinear before its first batch. Call it once, or use LazyDense.",
+    )
+    lazy(torch.ones(4, 3))
+    assert mg.Dense.from_linear(lazy).weight is lazy.weight
+
+
 def test_nothing_has_changed_before_an_error() -> None:
     layer = mg.Dense(3, 2, activation="gelu")
     x = torch.ones(4, 2, requires_grad=True)

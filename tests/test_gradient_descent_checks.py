@@ -126,12 +126,12 @@ def p() -> Iterator[Parameter]:
         (
             {"lr": 0.1, "maximize": "no"},
             TypeError,
-            "GradientDescent expected `maximize` to be True or False, got 'no'. Pass maximize=True or leave it out.",
+            "GradientDescent expected `maximize` to be True or False, got 'no'. Pass maximize=True or False.",
         ),
         (
             {"lr": 0.1, "nesterov": "yes", "momentum": 0.9},
             TypeError,
-            "GradientDescent expected `nesterov` to be True or False, got 'yes'. Pass nesterov=True or leave it out.",
+            "GradientDescent expected `nesterov` to be True or False, got 'yes'. Pass nesterov=True or False.",
         ),
     ],
     ids=str,
@@ -173,3 +173,9 @@ def test_every_real_number_is_a_learning_rate(lr: Any, p: Parameter) -> None:
     w.grad = torch.ones(2)
     mg.GradientDescent([w], lr=lr).step()
     assert torch.equal(w, torch.full((2,), 1 - float(lr)))
+
+
+def test_factored_is_yes_or_no(p: Parameter) -> None:
+    sentence = "GradientDescent expected `factored` to be True or False, got 'no'. Pass factored=True or False."
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        mg.GradientDescent([p], lr=0.1, factored="no")  # type: ignore[arg-type]

@@ -113,7 +113,17 @@ def test_needs_automatic_optimization(tmp_path):
     [
         (
             {"every_n_steps": 0},
-            "AutogradAudit expected `every_n_steps` to be at least 1, got 0. Pass for example every_n_steps=100.",
+            "AutogradAudit expected `every_n_steps` to be a whole number of at least 1, got 0. "
+            "Pass for example every_n_steps=100.",
+        ),
+        (
+            {"every_n_steps": 1.5},
+            "AutogradAudit expected `every_n_steps` to be a whole number of at least 1, got 1.5. "
+            "Pass for example every_n_steps=100.",
+        ),
+        (
+            {"tolerance": "1e-5"},
+            "AutogradAudit expected `tolerance` to be a number >= 0 or None, got '1e-5'. Pass for example tolerance=1e-5.",
         ),
         (
             {"tolerance": float("nan")},

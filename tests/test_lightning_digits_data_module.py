@@ -75,10 +75,17 @@ def test_overfitting_repeats_the_same_batches(tmp_path):
     ("options", "message"),
     [
         (
-            {"batch_size": 0},
-            "DigitsDataModule expected `batch_size` to be at least 1, got 0. Pass for example batch_size=32.",
+            {"batch_size": "32"},
+            "DigitsDataModule expected `batch_size` to be a whole number of at least 1, got '32'. Pass for example batch_size=32.",
         ),
-        ({"num_workers": -1}, "DigitsDataModule expected `num_workers` to be at least 0, got -1. Pass num_workers=0."),
+        (
+            {"batch_size": 0},
+            "DigitsDataModule expected `batch_size` to be a whole number of at least 1, got 0. Pass for example batch_size=32.",
+        ),
+        (
+            {"num_workers": -1},
+            "DigitsDataModule expected `num_workers` to be a whole number of at least 0, got -1. Pass num_workers=0.",
+        ),
     ],
 )
 def test_wrong_options_are_named(options, message):

@@ -369,3 +369,15 @@ def test_outputs_that_are_not_floating_point(ours: nn.Module, theirs: Loss, dtyp
         f"{type(ours).__name__} expected floating point outputs, got {dtype}. "
         "Convert integers with .float(); take the real part or the absolute value of complex ones.",
     )
+
+
+@pytest.mark.parametrize("loss", [mg.QuadraticLoss(), mg.BinaryCrossEntropyLoss(), mg.SoftmaxCrossEntropyLoss()])
+def test_complex_targets(loss: Loss) -> None:
+    """Their imaginary part would be left out of the cost."""
+    fails(
+        loss,
+        torch.zeros(4, 3),
+        torch.zeros(4, 3, dtype=torch.complex64),
+        TypeError,
+        f"{type(loss).__name__} expected real targets, got torch.complex64. Take their real part or their absolute value.",
+    )

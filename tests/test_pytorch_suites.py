@@ -1,7 +1,7 @@
-"""PyTorch's own cases for nn.Linear, nn.functional.linear and SGD, run on ours by PyTorch's own machinery.
+"""PyTorch's own cases for nn.Linear and nn.functional.linear, run on ours by PyTorch's own machinery.
 
-The test methods are those of PyTorch's test_modules.py, test_ops*.py and test_optim.py, which are not in its wheel; the
-cases, the sample inputs and the machinery (`instantiate_device_type_tests`, `modules`, `ops`, `optims`) are.
+The test methods are those of PyTorch's test_modules.py and test_ops*.py, which are not in its wheel; the cases, the sample
+inputs and the machinery (`instantiate_device_type_tests`, `modules`, `ops`) are. SGD's are in test_pytorch_optim.py.
 """
 
 import copy
@@ -11,10 +11,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.testing._internal.common_device_type import instantiate_device_type_tests, ops
+from torch.testing._internal.common_device_type import instantiate_device_type_tests, onlyCUDA, ops
 from torch.testing._internal.common_methods_invocations import op_db
 from torch.testing._internal.common_modules import ModuleInfo, module_inputs_torch_nn_Linear, modules
-from torch.testing._internal.common_optimizers import OptimizerInfo, optim_db, optim_inputs_func_sgd, optims
 from torch.testing._internal.common_utils import (
     TestCase,
     freeze_rng_state,
@@ -113,8 +112,20 @@ class TestDenseOperator(TestCase):
     @ops([DENSE], allowed_dtypes=(torch.float32,))
     def test_aot_autograd(self, device: str, dtype: torch.dtype, op: Any) -> None:
         """Traced as torch.compile traces, forward and backward, against eager."""
+        for dynamic in (False, True):
+            for sample in self.samples(device, dtype, op)[::9]:
+                aot_autograd_check(op.get_op(), (sample.input, *sample.args), {}, dynamic=dynamic, check_gradients=True)
+
+    @ops([DENSE], allowed_dtypes=(torch.float64,))
+    def test_compiled(self, device: str, dtype: torch.dtype, op: Any) -> None:
+        """torch.compile without a graph break, forward and backward, against eager."""
+        compiled = torch.compile(lambda *arguments: op.get_op()(*arguments), fullgraph=True, backend="aot_eager")
         for sample in self.samples(device, dtype, op)[::6]:
-            aot_autograd_check(op.get_op(), (sample.input, *sample.args), {}, dynamic=False, check_gradients=True)
+            arguments = (sample.input, *sample.args)
+            expected, actual = (
+                (y := f(*arguments), *torch.autograd.grad(y.square().sum(), arguments)) for f in (op, compiled)
+            )
+            self.assertEqual(actual, expected)
 
 
 instantiate_device_type_tests(TestDenseOperator, globals(), only_for=("cpu", "cuda"))
@@ -163,21 +174,46 @@ class TestDenseModule(TestCase):
             ]
             self.assertEqual(both[0], both[1])
 
+    def of_tensors(self, module: nn.Module, inputs: Any) -> tuple[Any, tuple[Tensor, ...]]:
+        """The module as a function of its inputs and parameters, for gradcheck."""
+        names, parameters = zip(*module.named_parameters(), strict=True)
+
+        def called(*tensors: Tensor) -> Tensor:
+            return torch.func.functional_call(module, dict(zip(names, tensors[1:], strict=True)), tensors[:1])
+
+        return called, (*inputs, *parameters)
+
     @modules([DENSE_MODULE], allowed_dtypes=(torch.float64,))
-    def test_grad_and_gradgrad(self, device: str, dtype: torch.dtype, module_info: Any, training: bool) -> None:
+    def test_grad(self, device: str, dtype: torch.dtype, module_info: Any, training: bool) -> None:
         for _, module, inputs in self.cases(device, dtype, module_info, training, requires_grad=True):
-            parameters = dict(module.named_parameters())
+            self.assertTrue(gradcheck(*self.of_tensors(module, inputs), check_forward_ad=True, check_batched_grad=True))
 
-            def called(*tensors: Tensor, module: Any = module, names: Any = tuple(parameters)) -> Tensor:
-                return torch.func.functional_call(module, dict(zip(names, tensors[1:], strict=True)), tensors[:1])
+    @modules([DENSE_MODULE], allowed_dtypes=(torch.float64,))
+    def test_gradgrad(self, device: str, dtype: torch.dtype, module_info: Any, training: bool) -> None:
+        for _, module, inputs in self.cases(device, dtype, module_info, training, requires_grad=True):
+            self.assertTrue(gradgradcheck(*self.of_tensors(module, inputs), check_fwd_over_rev=True))
 
-            self.assertTrue(gradcheck(called, (*inputs, *parameters.values()), check_forward_ad=True))
-            self.assertTrue(gradgradcheck(called, (*inputs, *parameters.values()), check_fwd_over_rev=True))
+    @onlyCUDA
+    @modules([DENSE_MODULE], allowed_dtypes=(torch.float32, torch.float64))
+    def test_cpu_gpu_parity(self, device: str, dtype: torch.dtype, module_info: Any, training: bool) -> None:
+        for _, module, inputs in self.cases("cpu", dtype, module_info, training, requires_grad=True):
+            moved = copy.deepcopy(module).to(device)
+            copies = [x.detach().to(device).requires_grad_() for x in inputs]
+            outputs = module(*inputs), moved(*copies)
+            self.assertEqual(*outputs, exact_device=False)
+            for each in outputs:
+                each.square().sum().backward()
+            for ours, theirs in zip((*inputs, *module.parameters()), (*copies, *moved.parameters()), strict=True):
+                self.assertEqual(ours.grad, theirs.grad, exact_device=False)
 
     @modules([DENSE_MODULE])
-    def test_pickle_and_repr(self, device: str, dtype: torch.dtype, module_info: Any, training: bool) -> None:
+    def test_pickle(self, device: str, dtype: torch.dtype, module_info: Any, training: bool) -> None:
         for _, module, inputs in self.cases(device, dtype, module_info, training):
             self.assertEqual(pickle.loads(pickle.dumps(module))(*inputs), module(*inputs))
+
+    @modules([DENSE_MODULE])
+    def test_repr(self, device: str, dtype: torch.dtype, module_info: Any, training: bool) -> None:
+        for _, module, _ in self.cases(device, dtype, module_info, training):
             self.assertEqual(repr(module).replace("Dense", "Linear"), repr(_linear_like(module)))
 
     @modules([DENSE_MODULE])
@@ -202,137 +238,3 @@ def _linear_like(module: nn.Linear) -> nn.Linear:
 
 
 instantiate_device_type_tests(TestDenseModule, globals(), only_for=("cpu", "cuda"))
-
-
-SGD = next(info for info in optim_db if info.optim_cls is torch.optim.SGD)
-DESCENT = OptimizerInfo(
-    mg.GradientDescent,  # type: ignore[arg-type]  # annotated as an instance
-    optim_inputs_func=optim_inputs_func_sgd,
-    scheduler_inputs=SGD.scheduler_inputs,
-    supported_impls=(),
-    supports_sparse=True,
-)
-
-
-class TestDescent(TestCase):
-    """test_optim.py's TestOptimRenewed, each configuration of SGD with dense gradients and with factors.
-
-    Left out: the tests of `foreach`, `fused`, `capturable` and `differentiable` implementations, of which there is one
-    here; those of `amsgrad` and of non-tensor `step` entries, which SGD does not have.
-    """
-
-    def configurations(self, info: Any, device: str) -> list[dict[str, Any]]:
-        made = [{"lr": 1e-2, **example.kwargs} for example in info.optim_inputs_func(device=device)]
-        assert len(made) == 9
-        return made
-
-    def twins(self, kwargs: dict[str, Any], factored: bool, device: str) -> Any:
-        """A layer with GradientDescent, and with SGD the same by autograd."""
-        layer = mg.Dense(200, 200, device=device, dtype=torch.float64)
-        twin = _linear_like(layer).to(device=device, dtype=torch.float64)
-        twin.load_state_dict(layer.state_dict())
-        ours = mg.GradientDescent(layer.parameters(), **copy.deepcopy(kwargs), factored=factored)
-        theirs = torch.optim.SGD(twin.parameters(), **copy.deepcopy(kwargs))
-        return (layer, ours), (twin, theirs)
-
-    def run_steps(self, model: nn.Module, optimizer: Any, steps: int = 5) -> list[float]:
-        device = next(model.parameters()).device
-        generator = torch.Generator(device).manual_seed(1)
-        x = torch.randn(3, 200, generator=generator, dtype=torch.float64, device=device)
-        losses = []
-        for _ in range(steps):
-            optimizer.zero_grad()
-            loss = (model(x) - 1).square().mean()
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        return losses
-
-    @optims([DESCENT], dtypes=[torch.float64])
-    def test_equals_sgd(self, device: str, dtype: torch.dtype, optim_info: Any) -> None:
-        for kwargs in self.configurations(optim_info, device):
-            for factored in (False, True):
-                ours, theirs = self.twins(kwargs, factored, device)
-                self.run_steps(*ours)
-                self.assertIs(type(ours[0].weight.grad), mg.FactoredGradient if factored else Tensor)
-                self.run_steps(*theirs)
-                for p, q in zip(ours[0].parameters(), theirs[0].parameters(), strict=True):
-                    self.assertEqual(p, q, rtol=1e-12, atol=1e-13)
-
-    @optims([DESCENT], dtypes=[torch.float64])
-    def test_forloop_goes_right_direction(self, device: str, dtype: torch.dtype, optim_info: Any) -> None:
-        for kwargs in self.configurations(optim_info, device):
-            for factored in (False, True):
-                (layer, optimizer), _ = self.twins(kwargs, factored, device)
-                losses = self.run_steps(layer, optimizer, 8)
-                better = losses[-1] > losses[0] if kwargs.get("maximize") else losses[-1] < losses[0]
-                self.assertTrue(better, kwargs)
-
-    @optims([DESCENT], dtypes=[torch.float64])
-    def test_step_is_noop_for_zero_grads(self, device: str, dtype: torch.dtype, optim_info: Any) -> None:
-        for kwargs in self.configurations(optim_info, device):
-            if kwargs.get("weight_decay"):
-                continue  # decays the weights, whatever the gradient
-            (layer, optimizer), _ = self.twins(kwargs, True, device)
-            before = copy.deepcopy(layer.state_dict())
-            (layer(torch.randn(3, 200, dtype=dtype, device=device)) * 0).sum().backward()
-            self.assertIsInstance(layer.weight.grad, mg.FactoredGradient)
-            optimizer.step()
-            self.assertEqual(layer.state_dict(), before)
-
-    @optims([DESCENT], dtypes=[torch.float64])
-    def test_state_dict_deterministic(self, device: str, dtype: torch.dtype, optim_info: Any) -> None:
-        for kwargs in self.configurations(optim_info, device):
-            for factored in (False, True):
-                (layer, optimizer), _ = self.twins(kwargs, factored, device)
-                self.run_steps(layer, optimizer, 3)
-                twin = copy.deepcopy(layer)
-                loaded = mg.GradientDescent(twin.parameters(), **copy.deepcopy(kwargs), factored=factored)
-                loaded.load_state_dict(copy.deepcopy(optimizer.state_dict()))
-                self.run_steps(layer, optimizer, 3)
-                self.run_steps(twin, loaded, 3)
-                self.assertEqual(twin.state_dict(), layer.state_dict(), rtol=0, atol=0)
-                self.assertEqual(loaded.state_dict(), optimizer.state_dict(), rtol=0, atol=0)
-
-    @optims([DESCENT], dtypes=[torch.float64])
-    def test_deepcopy_copies_all_public_attrs(self, device: str, dtype: torch.dtype, optim_info: Any) -> None:
-        for kwargs in self.configurations(optim_info, device):
-            (_, optimizer), _ = self.twins(kwargs, False, device)
-            twin = copy.deepcopy(optimizer)
-            public = {key for key in optimizer.__dict__ if not key.startswith("_")}
-            self.assertEqual({key for key in twin.__dict__ if not key.startswith("_")}, public)
-            self.assertEqual(twin.factored, optimizer.factored)
-
-    @optims([DESCENT], dtypes=[torch.float64])
-    def test_param_groups_lr_and_weight_decay(self, device: str, dtype: torch.dtype, optim_info: Any) -> None:
-        for kwargs in self.configurations(optim_info, device):
-            layer = mg.Dense(200, 200, device=device, dtype=dtype)
-            twin = _linear_like(layer).to(device=device, dtype=dtype)
-            twin.load_state_dict(layer.state_dict())
-
-            def groups(model: Any) -> list[dict[str, Any]]:
-                return [{"params": [model.weight], "lr": 0.0}, {"params": [model.bias], "weight_decay": 0.5}]
-
-            ours = mg.GradientDescent(groups(layer), **copy.deepcopy(kwargs))
-            theirs = torch.optim.SGD(groups(twin), **copy.deepcopy(kwargs))
-            before = layer.weight.detach().clone()
-            self.run_steps(layer, ours)
-            self.run_steps(twin, theirs)
-            self.assertEqual(layer.weight, before, rtol=0, atol=0)
-            self.assertEqual(layer.bias, twin.bias, rtol=1e-12, atol=1e-13)
-
-    @optims([DESCENT], dtypes=[torch.complex64])
-    def test_complex_2d(self, device: str, dtype: torch.dtype, optim_info: Any) -> None:
-        for kwargs in self.configurations(optim_info, device):
-            w = torch.randn(10, 5, device=device, dtype=dtype, requires_grad=True)
-            pair = torch.view_as_real(w.detach()).clone().requires_grad_()
-            ours, theirs = (mg.GradientDescent([p], **copy.deepcopy(kwargs)) for p in (w, pair))
-            for _ in range(3):
-                for optimizer, z in ((ours, w), (theirs, torch.view_as_complex(pair))):
-                    optimizer.zero_grad()
-                    z.abs().square().sum().backward()
-                    optimizer.step()
-                self.assertEqual(torch.view_as_real(w), pair)
-
-
-instantiate_device_type_tests(TestDescent, globals(), only_for=("cpu", "cuda"))

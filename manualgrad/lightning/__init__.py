@@ -8,6 +8,7 @@ require("torchmetrics", extra="lightning", purpose="manualgrad.lightning")
 
 from manualgrad.lightning.autograd_audit import AutogradAudit, GradientMismatchError  # noqa: E402
 from manualgrad.lightning.backprop_module import BackpropModule  # noqa: E402
+from manualgrad.lightning.backprop_monitor import BackpropMonitor  # noqa: E402
 from manualgrad.lightning.digits_data_module import DigitsDataModule  # noqa: E402
 from manualgrad.lightning.known_warnings import silence  # noqa: E402
 from manualgrad.lightning.random_states import KeepRandomStates  # noqa: E402
@@ -19,6 +20,7 @@ silence()
 __all__ = [
     "AutogradAudit",
     "BackpropModule",
+    "BackpropMonitor",
     "DigitsDataModule",
     "GradientMismatchError",
     "KeepRandomStates",

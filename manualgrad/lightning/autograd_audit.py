@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from numbers import Real
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -34,13 +35,15 @@ class AutogradAudit(Callback):
     """
 
     def __init__(self, every_n_steps: int = 100, tolerance: float | None = None) -> None:
-        if every_n_steps < 1:
+        if not isinstance(every_n_steps, int) or every_n_steps < 1:
             raise ValueError(
-                f"AutogradAudit expected `every_n_steps` to be at least 1, got {every_n_steps}. Pass for example every_n_steps=100."
+                f"AutogradAudit expected `every_n_steps` to be a whole number of at least 1, got {every_n_steps!r}. "
+                "Pass for example every_n_steps=100."
             )
-        if tolerance is not None and not tolerance >= 0:
+        if tolerance is not None and not (isinstance(tolerance, Real) and tolerance >= 0):
             raise ValueError(
-                f"AutogradAudit expected `tolerance` to be a number >= 0 or None, got {tolerance}. Pass for example tolerance=1e-5."
+                f"AutogradAudit expected `tolerance` to be a number >= 0 or None, got {tolerance!r}. "
+                "Pass for example tolerance=1e-5."
             )
         self.every_n_steps = every_n_steps
         self.tolerance = tolerance

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Real
 from typing import Any, Literal
 
 import torch
@@ -82,8 +83,10 @@ class BackpropModule(LightningModule):
             raise ValueError(
                 f"Unknown engine {engine!r}. Known: {', '.join(ENGINES)}. Pass for example engine='train_step'."
             )
-        if max_norm is not None and not 0 < max_norm:
-            raise ValueError(f"Invalid max_norm: {max_norm}. Expected a number > 0 or None, for example max_norm=1.0.")
+        if max_norm is not None and not (isinstance(max_norm, Real) and max_norm > 0):
+            raise ValueError(
+                f"Invalid max_norm: {max_norm!r}. Expected a number > 0 or None, for example max_norm=1.0."
+            )
         self.save_hyperparameters()
         self.model = MLP(sizes, activation, output_activation)
         if loss == "cross_entropy" and self.model.sizes[-1] < 2:

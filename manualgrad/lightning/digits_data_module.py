@@ -29,19 +29,21 @@ class DigitsDataModule(LightningDataModule):
 
     Raises:
         MissingExtraError: scikit-learn is not installed.
-        ValueError: `batch_size` is not positive or `num_workers` is negative.
+        ValueError: `batch_size` is no positive integer or `num_workers` is negative.
     """
 
     def __init__(self, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
         require("sklearn", extra="demo", purpose="DigitsDataModule")
-        if batch_size < 1:
+        if not isinstance(batch_size, int) or batch_size < 1:
             raise ValueError(
-                f"DigitsDataModule expected `batch_size` to be at least 1, got {batch_size}. Pass for example batch_size=32."
+                f"DigitsDataModule expected `batch_size` to be a whole number of at least 1, got {batch_size!r}. "
+                "Pass for example batch_size=32."
             )
-        if num_workers < 0:
+        if not isinstance(num_workers, int) or num_workers < 0:
             raise ValueError(
-                f"DigitsDataModule expected `num_workers` to be at least 0, got {num_workers}. Pass num_workers=0."
+                f"DigitsDataModule expected `num_workers` to be a whole number of at least 0, got {num_workers!r}. "
+                "Pass num_workers=0."
             )
         self.save_hyperparameters()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed

@@ -1,0 +1,154 @@
+"""Watches one `Dense` through one optimizer step: its error, its gradient, its update, and its units that learn nothing."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import count
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from manualgrad import equations
+from manualgrad.activations import Activation, identity
+from manualgrad.dense import Dense
+from manualgrad.gradient_descent import GradientDescent
+from manualgrad.lightning.layer_histograms import thinned
+
+
+_calls = count()
+
+
+class LayerProbe:
+    """Between `attach` and `detach` a hook sees each forward pass of the layer, and each dC/da that comes back to it.
+
+    Nothing is read on the host and no factored gradient becomes dense. Squares are summed over calls and micro-batches, as
+    if their rows were one batch.
+    """
+
+    def __init__(self, name: str, layer: Dense, saturated_below: float) -> None:
+        self.name, self.layer, self.saturated_below = name, layer, saturated_below
+        self._hook: Any = None
+
+    def attach(self, with_samples: bool) -> None:
+        self.first_call = -1
+        self.samples: dict[str, Tensor] | None = {} if with_samples else None  # for histograms
+        self._delta_squared: Tensor | None = None
+        self._grad_norm: Tensor | None = None
+        self._weight_norm: Tensor | None = None
+        self._update_norm: Tensor | None = None
+        self._before: Tensor | None = None  # a copy of the weight, where the update cannot be told without
+        self._saturated: Tensor | None = None  # how many entries of sigma'(z), out of how many
+        self._entries = 0
+        self._dead: Tensor | None = None  # (m,)
+        self._hook = self.layer.register_forward_hook(self._after_forward, with_kwargs=True)
+
+    def detach(self) -> None:
+        if self._hook is not None:
+            self._hook.remove()
+            self._hook = self._before = None
+
+    @torch.no_grad()
+    def before_update(self, optimizer: torch.optim.Optimizer, loss_scale: float) -> None:
+        """Called with the gradients as the optimizer will get them, or before they are clipped."""
+        weight = self.layer.weight
+        if self._delta_squared is not None:
+            self._delta_squared = self._delta_squared / loss_scale**2
+        if self.samples is not None:
+            self.samples["weight"] = thinned(weight.detach())
+            if "delta" in self.samples:
+                self.samples["delta"] = self.samples["delta"] / loss_scale
+        if weight.grad is None:
+            return
+        if self.samples is not None:
+            self.samples["gradient"] = thinned(weight.grad)
+        self._grad_norm, self._weight_norm = _norm(weight.grad), _norm(weight)
+        self._update_norm = torch.zeros_like(self._weight_norm)  # until the step is taken: a loss scaler may skip it
+        if _group_that_tells_the_update(optimizer, weight) is None:
+            self._before = weight.detach().clone()
+
+    @torch.no_grad()
+    def after_update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called before anything has changed the gradients or the learning rate after the step."""
+        weight = self.layer.weight
+        if self._grad_norm is None:
+            return
+        if self._before is not None:
+            self._update_norm = _norm(self._before.sub_(weight))  # w_before - w_after
+            self._before = None
+            return
+        group = _group_that_tells_the_update(optimizer, weight)
+        assert group is not None
+        moved_along = optimizer.state[weight]["momentum_buffer"] if group["momentum"] != 0 else weight.grad
+        self._update_norm = _norm(moved_along) * group["lr"]
+
+    def quantities(self) -> list[Tensor | None]:
+        """As in a `LayerRecord`, but |delta| still squared, so that processes can add theirs. None: not seen."""
+        ratio = None
+        if self._update_norm is not None and self._weight_norm is not None:
+            ratio = torch.where(self._weight_norm > 0, self._update_norm / self._weight_norm, torch.nan)
+        saturated = None if self._saturated is None else self._saturated / self._entries
+        dead = None if self._dead is None else self._dead.double().mean()
+        return [self._delta_squared, self._grad_norm, ratio, saturated, dead]
+
+    def _after_forward(self, layer: Dense, arguments: tuple, keywords: dict[str, Any], a: Tensor) -> None:
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling() or a.numel() == 0:
+            return  # validation, or the first pass of a checkpointed block
+        if self.first_call < 0:
+            self.first_call = next(_calls)
+        kept = None
+        if layer.activation is not identity:
+            with torch.no_grad():
+                kept = (
+                    a.detach() if layer.activation.from_output else _weighted_sum(layer, arguments, keywords, a.dtype)
+                )
+                self._look_at_slopes(layer.activation, kept)
+        if a.requires_grad:
+            a.register_hook(partial(self._after_backward, activation=layer.activation, kept=kept))
+
+    def _look_at_slopes(self, activation: Activation, kept: Tensor) -> None:
+        slope = activation.derivative(kept).abs()
+        if is_rectifying(activation):
+            dead = (slope == 0).flatten(0, -2).all(0) if slope.dim() > 1 else slope == 0
+            self._dead = dead if self._dead is None else self._dead & dead
+        else:
+            saturated = (slope < self.saturated_below).sum()
+            self._saturated = saturated if self._saturated is None else self._saturated + saturated
+            self._entries += slope.numel()
+
+    @torch.no_grad()
+    def _after_backward(self, cost_gradient: Tensor, activation: Activation, kept: Tensor | None) -> None:
+        if self._hook is None:  # a graph kept from a step that was watched
+            return
+        delta = equations.output_error(cost_gradient, activation, kept)
+        squared = _norm(delta).double() ** 2 if delta.device.type != "mps" else _norm(delta) ** 2
+        self._delta_squared = squared if self._delta_squared is None else self._delta_squared + squared
+        if self.samples is not None:
+            self.samples["delta"] = thinned(delta.flatten(0, -2) if delta.dim() > 1 else delta.unsqueeze(0))
+
+
+def is_rectifying(activation: Activation) -> bool:
+    """Whether sigma' is exactly 0 left of 0, as relu's is: such a unit can be dead, a sigmoid can only be saturated."""
+    z = torch.tensor([-1.0])
+    return bool(activation.derivative(activation.value(z) if activation.from_output else z) == 0)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return torch.linalg.vector_norm(x, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def _weighted_sum(layer: Dense, arguments: tuple, keywords: dict[str, Any], dtype: torch.dtype) -> Tensor:
+    """z once more: the layer has kept it out of reach."""
+    a_below = arguments[0] if arguments else keywords["input"]
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return equations.weighted_sum(a_below.to(dtype), layer.weight.to(dtype), bias)
+
+
+def _group_that_tells_the_update(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Any] | None:
+    """The weight's group if w_after - w_before is lr times a tensor that is there anyway, so that w need not be copied."""
+    if type(optimizer) not in (GradientDescent, torch.optim.SGD) or weight.dtype not in (torch.float32, torch.float64):
+        return None  # a weight of low precision may stay where it is when it should move
+    for group in optimizer.param_groups:
+        if group["weight_decay"] == 0 and not group["nesterov"] and any(w is weight for w in group["params"]):
+            return group
+    return None
