@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from manualgrad.comparison_result import Comparison, Row
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import pass_on_requests
-from manualgrad.on_copies import RandomStates, checked_loss, copied, each_tensor
+from manualgrad.on_copies import RandomStates, checked_loss, copied, deep_copied, each_tensor
 from manualgrad.reference import by_autograd
 
 
@@ -97,9 +96,9 @@ def _gradients(
     widened: bool = False,
 ) -> tuple[float, list[str], list[Tensor]]:
     """The loss, and names and gradients of parameters and inputs, on copies of everything; in float64 if `widened`."""
-    original, model = model, copy.deepcopy(model)
+    original, model = model, deep_copied(model)
     pass_on_requests(original, model, by=model)
-    loss = copy.deepcopy(loss) if isinstance(loss, nn.Module) else loss
+    loss = deep_copied(loss) if isinstance(loss, nn.Module) else loss
     if widened:
         for module in (model, loss):
             for tensor in (*module.parameters(), *module.buffers()) if isinstance(module, nn.Module) else ():

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
 
 def each_tensor(function: Callable[[Tensor], Tensor], x: Any) -> Any:
@@ -27,6 +31,16 @@ def each_tensor(function: Callable[[Tensor], Tensor], x: Any) -> Any:
 def copied(x: Tensor) -> Tensor:
     """A copy without history; also out of inference mode, where autograd could not use it."""
     return x.detach().clone()
+
+
+def deep_copied(module: ModuleT, memo: dict[int, Any] | None = None) -> ModuleT:
+    """`copy.deepcopy`, which refuses tensors with a history: what a module keeps of these, such as its last output, loses it."""
+    memo = {} if memo is None else memo
+    for part in module.modules():
+        for kept in vars(part).values():
+            inside = kept.values() if isinstance(kept, dict) else kept if isinstance(kept, list | tuple) else (kept,)
+            memo |= {id(x): copied(x) for x in inside if isinstance(x, Tensor) and not x.is_leaf}
+    return copy.deepcopy(module, memo)
 
 
 def checked_loss(value: Any, caller: str) -> Tensor:

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from manualgrad.convertible import is_linear_like
 from manualgrad.dense import Dense
 from manualgrad.gradient_descent import GradientDescent
-from manualgrad.on_copies import RandomStates, checked_loss, copied, leaves
+from manualgrad.on_copies import RandomStates, checked_loss, copied, deep_copied, leaves
 from manualgrad.trace_result import Trace, TracedLayer
 from manualgrad.traced_dense import Call, listen
 from manualgrad.traced_optimizer import common_lr, copied_optimizer, described
@@ -65,7 +65,7 @@ def trace(
     originals = {id(p) for p in (*model.parameters(), *_parameters_of(loss))}
     with RandomStates(model), torch.inference_mode(False), torch.enable_grad(), _as_written():
         memo: dict[int, Any] = {}
-        copy_of_model = copy.deepcopy(model, memo)
+        copy_of_model = deep_copied(model, memo)
         loss_name = getattr(loss, "__name__", type(loss).__name__)
         if isinstance(getattr(loss, "__self__", loss), nn.Module):  # a module, or a method of one
             loss = copy.deepcopy(loss, memo)

@@ -9,8 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from manualgrad.dense import Dense
-from manualgrad.factoring import is_wanted, request
+from manualgrad.factoring import pass_on_requests
 
 
 def copied_optimizer(optimizer: Optimizer, model: nn.Module, memo: dict[int, Any]) -> Optimizer:
@@ -41,9 +40,7 @@ def copied_optimizer(optimizer: Optimizer, model: nn.Module, memo: dict[int, Any
             f"Make it from this model: {name}(model.parameters(), ...)."
         )
     optimizer_copy = copy.deepcopy(optimizer, memo)
-    for layer in model.modules():
-        if isinstance(layer, Dense) and isinstance(layer.weight, nn.Parameter) and is_wanted(layer.weight):
-            request(memo[id(layer.weight)], by=optimizer_copy)
+    pass_on_requests(model, memo[id(model)], by=optimizer_copy)
     return optimizer_copy
 
 

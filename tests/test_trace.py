@@ -543,6 +543,30 @@ def test_no_two_fields_share_memory() -> None:
     assert len(set(places)) == len(places)
 
 
+class Remembering(nn.Module):
+    """Keeps its outputs, history and all, which copy.deepcopy refuses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = mg.Dense(3, 2)
+        self.last: Any = None
+        self.all: list[Tensor] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.last = self.layer(x)
+        self.all.append(self.last)
+        return self.last
+
+
+@pytest.mark.parametrize("examine", [mg.trace, mg.compare])
+def test_a_model_that_keeps_its_last_output(examine: Callable[..., Any]) -> None:
+    model = Remembering()
+    last = model(X)
+    examine(model, nn.MSELoss(), X, Y)
+    assert model.last is model.all[0] is last and len(model.all) == 1 and last.grad_fn is not None
+    assert_is_the_next_step(model, nn.MSELoss(), X, Y)
+
+
 def test_the_copy_is_gone_when_trace_returns() -> None:
     class Remembered(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

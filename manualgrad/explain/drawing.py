@@ -94,6 +94,7 @@ class Drawing:
     bottom: float
     radius: float
     has_text: bool
+    has_biases: bool
     columns: list[Column]
     lines: list[Lines]
     gaps: list[Gap]
@@ -130,7 +131,8 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
     ]
     width = 2 * left + apart * (len(names) - 1)
     notes = [f"Layers {first} to {last} of {depth} are drawn."] if (first, last) != (1, depth) else []
-    return Drawing(width, height, bottom, radius, has_text, columns, lines, gaps, look.caption, notes)
+    has_biases = any(neuron.bias for column in columns for neuron in column.neurons)
+    return Drawing(width, height, bottom, radius, has_text, has_biases, columns, lines, gaps, look.caption, notes)
 
 
 def _column_names(q: Quantities, first: int, last: int) -> list[str]:

@@ -95,7 +95,7 @@ def _look(layer: int, below: str) -> Look:
         neurons,
         weights=lambda j: Shows(f"w{j}", active=j == layer),
         biases=lambda j: Shows(f"b{j}", active=j == layer),
-        caption="Circles: activations a. Lines: weights w. Squares: biases b.",
+        caption="Circles: activations a. Lines: weights w.",
     )
 
 

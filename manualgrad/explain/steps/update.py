@@ -79,5 +79,5 @@ def _look(layer: int) -> Look:
         neurons=lambda column: Shows(None),
         weights=lambda j: shows("W", "w", j),
         biases=lambda j: shows("B", "b", j),
-        caption="Lines: weights w after the step, and squares: biases b after it.",
+        caption="Lines: weights w after the step.",
     )

@@ -1,7 +1,9 @@
 // What the pointer or the keyboard is on, lit up wherever it appears: in the equation, the matrices and the drawing.
 const tip = document.getElementById("tip");
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
-const LETTERS = { W: "new w", B: "new b", u: "∂C/∂w", v: "∂C/∂b", U: "∑ ∂C/∂w", V: "∑ ∂C/∂b", g: "∂C/∂a", s: "σ′", d: "δ", o: "output" };
+const LETTERS = {
+  W: "new w", B: "new b", u: "∂C/∂w", v: "∂C/∂b", U: "∑ ∂C/∂w", V: "∑ ∂C/∂b", g: "∂C/∂a", s: "σ′", d: "δ", o: "output",
+};
 
 const isSingle = (term) => ["C", "N", "eta"].includes(term) || term[0] === "r";
 
@@ -30,7 +32,9 @@ function darken() {
 
 function sameEntry([name, i, j], section) {
   const forms = (part, marks) => [part, ...marks.filter((mark) => String(resolve(`:${mark}:`, section)[1]) === String(part))];
-  return forms(i, ["*", "@", "%"]).flatMap((row) => forms(j, ["@", "%"]).map((column) => `[data-k="${name}:${row}:${column}"]`)).join(",");
+  const rows = forms(i, ["*", "@", "%"]);
+  const columns = forms(j, ["@", "%"]);
+  return rows.flatMap((row) => columns.map((column) => `[data-k="${name}:${row}:${column}"]`)).join(",");
 }
 
 function light(element) {
@@ -95,7 +99,8 @@ function stand(cell) {
 }
 
 document.addEventListener("focusin", (event) => {
-  if (event.target.matches("table") && event.target.matches(":focus-visible")) stand(event.target.querySelector("td.at") ?? event.target.rows[0].cells[0]);
+  const table = event.target;
+  if (table.matches("table:focus-visible")) stand(table.querySelector("td.at") ?? table.rows[0].cells[0]);
 });
 document.addEventListener("focusout", (event) => {
   if (event.target.matches("table")) darken();

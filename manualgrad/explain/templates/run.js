@@ -1,5 +1,6 @@
 // The training step and the example that the numbers are of.
-const [time, moment, cost, now, play, example] = ["time", "moment", "cost", "now", "play", "example"].map((id) => document.getElementById(id));
+const byId = (...ids) => ids.map((id) => document.getElementById(id));
+const [time, moment, cost, now, play, example] = byId("time", "moment", "cost", "now", "play", "example");
 
 function showChoice() {
   if (example) example.value = chosen.example;
