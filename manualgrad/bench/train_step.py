@@ -40,7 +40,11 @@ NETS = [
     Net((1024, 4096, 4096, 4096, 1024), 64, "relu"),
 ]
 QUICK = NETS[1:2]
-BLOCKS, BLOCK_SECONDS = 15, 0.02
+SECONDS, BLOCKS, BLOCK_SECONDS = (
+    8.0,
+    15,
+    0.02,
+)  # for a net, roughly; turns of each rival at least; and how long one takes
 CHECKED = 5  # steps before the weights are compared
 
 
@@ -72,9 +76,11 @@ def measure(net: Net, compiled: bool) -> dict[str, Any]:
     gc.collect()
     gc.disable()
     try:
-        for i in range(BLOCKS):
+        start, i = time.perf_counter(), 0
+        while i < BLOCKS or time.perf_counter() < start + SECONDS:
             for way in [*ways[i % len(ways) :], *ways[: i % len(ways)]]:
                 blocks[way.name].append(_seconds(way.step, repeats[way.name]))
+            i += 1
     finally:
         gc.enable()
     seconds = {name: statistics.median(times) for name, times in blocks.items()}
