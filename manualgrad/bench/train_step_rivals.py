@@ -132,7 +132,7 @@ def _jax(model: nn.Module, net: Net, inputs: Tensor, targets: Tensor) -> Rival:
 def _sklearn(model: nn.Module, net: Net, inputs: Tensor, targets: Tensor) -> Rival:
     """`MLPRegressor.partial_fit`, whose gradient is that of our quadratic loss on a last layer without sigma."""
     from sklearn.neural_network import MLPRegressor
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits
 
     threadpool_limits(torch.get_num_threads())
     sigma = {"sigmoid": "logistic", "relu": "relu"}[net.activation]
