@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_iter
 
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.kernel_call import Call, KernelCall, KernelCallAndCopy, LiveCall
+from manualgrad.matrix_products import views_made_once
 from manualgrad.traced_number import NumberTracer, Options
 
 
@@ -47,7 +48,7 @@ _active: list[Recording] = []
 
 def record(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Recording]:
     """function(*arguments), without gradients, and a recording that runs its kernels again on the same memory."""
-    with torch.no_grad(), Recording() as recording:
+    with torch.no_grad(), Recording() as recording, views_made_once():
         return function(*arguments), recording
 
 
