@@ -1,6 +1,7 @@
 """What `write_page` writes and refuses: hostile names, odd models, odd numbers."""
 
 import re
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 import manualgrad as mg
 from manualgrad.explain.page import write_page
+from manualgrad.extras import MissingExtraError
 from manualgrad.trace import trace
 
 
@@ -228,6 +230,16 @@ def test_a_deep_net_is_drawn_in_part(tmp_path: Path) -> None:
 def test_a_run_of_a_wide_net_stays_small(tmp_path: Path) -> None:
     path = written(tmp_path, wide_traces() * 20)
     assert path.stat().st_size < 3_000_000
+
+
+def test_without_jinja(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    sentence = (
+        "The page expected the package `jinja2`, which is not installed. "
+        'Install it with: python -m pip install "manualgrad[demo]"'
+    )
+    with pytest.raises(MissingExtraError, match=f"^{re.escape(sentence)}$"):
+        write_page(xor_traces(), tmp_path / "page.html")
 
 
 def test_what_it_refuses(tmp_path: Path) -> None:
