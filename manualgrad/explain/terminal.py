@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
@@ -147,9 +148,10 @@ def _layer(layer: TracedLayer, note: str) -> Line:
 
 
 def _arrays(*named: tuple[str, Tensor | None], derivative: Tensor | None = None) -> Iterator[Part]:
-    """Small arrays whole, to stand side by side, then a line for each large one."""
+    """Small arrays whole, to stand side by side; a line for each large one."""
     present = [(name, x) for name, x in named if x is not None]
-    yield [block(name, x) for name, x in present if is_small(x)]
-    for name, x in present:
-        if not is_small(x):
-            yield Line(f"{INDENT}{summary(name, x, derivative if name == 'a' else None)}")
+    for small, group in groupby(present, key=lambda pair: is_small(pair[1])):
+        if small:
+            yield [block(name, x) for name, x in group]
+        else:
+            yield from (Line(f"{INDENT}{summary(n, x, derivative if n == 'a' else None)}") for n, x in group)

@@ -49,7 +49,7 @@ def load_backprop_module(path: str | Path) -> BackpropModule:
     checkpoint = read_checkpoint(path)
     options = checkpoint.get("hyper_parameters", {})
     saved = options.get("_class_path", BackpropModule.__name__)  # only `manualgrad fit` saves it
-    if not saved.endswith(BackpropModule.__name__) or "sizes" not in options:
+    if saved.rpartition(".")[2] != BackpropModule.__name__ or "sizes" not in options:
         raise ValueError(
             f"Expected a checkpoint of a BackpropModule, got one of {saved if '_class_path' in options else 'another module'}. "
             "Load your module and call mg.trace(module, loss, inputs, targets)."
