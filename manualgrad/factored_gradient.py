@@ -14,6 +14,7 @@ from torch import Tensor
 
 from manualgrad import equations
 from manualgrad.factors import Content, Factors, check_factors, is_number, on_host
+from manualgrad.matrix_products import accumulates_wider
 
 
 class FactoredGradient(Tensor):
@@ -120,7 +121,11 @@ class FactoredGradient(Tensor):
             return target.addcmul_(dense, alpha) if isinstance(alpha, Tensor) else target.add_(dense, alpha=alpha)
         if not self.content.factors:
             return target
-        delta, a, scale = self.content.joined(target.dtype, "adding it to a tensor")
+        dtype = target.dtype
+        if target.is_cuda and not isinstance(alpha, Tensor):
+            own = self.content.common_dtype()
+            dtype = own if own is not None and accumulates_wider(target, own) else dtype
+        delta, a, scale = self.content.joined(dtype, "adding it to a tensor")
         number = 1.0
         for factor in (on_host(alpha), on_host(scale)):
             if isinstance(factor, Tensor):

@@ -58,10 +58,20 @@ class Content:
     def become_dense(self, dense: Tensor) -> None:
         self.dense, self.factors = dense, ()
 
+    def common_dtype(self) -> torch.dtype | None:
+        """The dtype of all factors, if they can be multiplied in it as they are: a scale on a GPU would round, or vanish."""
+        dtypes = {f.delta.dtype for f in self.factors}
+        one_number = len(self.factors) == 1 and not isinstance(self.factors[0].scale, Tensor)
+        return (
+            dtypes.pop()
+            if len(dtypes) == 1 and (one_number or all(is_number(f.scale, 1) for f in self.factors))
+            else None
+        )
+
     def joined(self, dtype: torch.dtype, use: str) -> tuple[Tensor, Tensor, float | Tensor]:
         """delta (r, m) and a (r, n) of the whole sum in that dtype, and a common scale. One pair is not copied if it has it.
 
-        Factors of a lower precision than the weight are widened here, (m + n) r numbers, and multiplied in the weight's.
+        Factors of a lower precision are widened here, r (m + n) numbers, unless they are wanted as they are (`common_dtype`).
         """
         for factors in self.factors:
             factors.check_versions(use)

@@ -10,6 +10,8 @@ faster than `F.linear`, and 1.5 / 1.6 / 1.5 / 1.1 / 1.05 times than `delta @ w`.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -20,6 +22,8 @@ SMALLEST, SMALLEST_PER_ROW, MOST_ROWS = 2**18, 2**12, 512
 LEAST_BLOCKS = 4
 PAGE = 1024  # float32 numbers in 4 KiB
 STRIP = 16  # float32 numbers in a register of AVX-512
+
+HALVES = (torch.float16, torch.bfloat16)
 
 
 def times_weight_transposed(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -60,6 +64,8 @@ def add_product(target: Tensor, delta: Tensor, a: Tensor, alpha: float, beta: fl
     times faster for 2 rows and 4096 x 4096, 1.3 for 8, on one core too.
     """
     r, m = delta.shape
+    if delta.dtype != target.dtype:  # see `accumulates_wider`
+        return torch.addmm(target, delta.t(), a, out_dtype=target.dtype, beta=beta, alpha=alpha, out=target)
     if r == 1:
         if beta == 1:
             return target.addcmul_(delta.t(), a, value=alpha)  # addr_ takes a fifth longer
@@ -96,6 +102,22 @@ def _pays_in_strips(a: Tensor, weight: Tensor) -> bool:
         and not torch.is_grad_enabled()
         and _is_plain(a, weight)
     )
+
+
+def accumulates_wider(target: Tensor, dtype: torch.dtype) -> bool:
+    """Whether `add_product` takes factors of that dtype for this target as they are, and sums their products in float32."""
+    return target.is_cuda and target.dtype == torch.float32 and dtype in HALVES and _has_wide_sums(target.device, dtype)
+
+
+@functools.cache
+def _has_wide_sums(device: torch.device, dtype: torch.dtype) -> bool:
+    """By trying: torch 2.8 brought `out_dtype` on CUDA, and later releases an addend of that dtype."""
+    target, factor = torch.zeros(16, 16, device=device), torch.ones(16, 16, device=device, dtype=dtype)
+    try:
+        torch.addmm(target, factor, factor, out_dtype=torch.float32, out=target)
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False
+    return True
 
 
 def _pays_in_blocks(rows: Tensor, weight: Tensor) -> bool:

@@ -1,3 +1,5 @@
+import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +86,13 @@ def test_an_unknown_activation_is_the_library_s_sentence(tmp_path, monkeypatch, 
     assert capsys.readouterr().err == f"manualgrad: error: {error.value}\n"
 
 
+class Program:
+    """A pickle that runs a program where it is loaded."""
+
+    def __reduce__(self):
+        return os.system, ("touch was_run",)
+
+
 NOT_A_CHECKPOINT = (
     "Pass {which}that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
 )
@@ -122,6 +131,25 @@ NOT_A_CHECKPOINT = (
             "Expected a checkpoint that Lightning wrote, got 'tensor.ckpt', which is not one. "
             + NOT_A_CHECKPOINT.format(which="a file "),
         ),
+        *[
+            (
+                [command, option, name],
+                f"Expected a checkpoint that Lightning wrote, got {name!r}, which is not one. "
+                + NOT_A_CHECKPOINT.format(which="a file "),
+            )
+            for name in ("empty.ckpt", "list.ckpt", "program.ckpt")
+            for command, option in (("fit", "--ckpt_path"), ("test", "--ckpt_path"), ("compare", "--checkpoint"))
+        ],
+        (
+            ["fit", "--ckpt_path", "weights.ckpt"],
+            "Expected a checkpoint to go on training from, got 'weights.ckpt', which holds the weights alone. "
+            "Save one with save_weights_only=False, or test it with `manualgrad test`.",
+        ),
+        (
+            ["compare", "--json", "nowhere/comparison.json"],
+            "Expected `--json` in a folder that exists, got 'nowhere/comparison.json'. "
+            "Make the folder first, or name another file.",
+        ),
         (
             ["fit", "--ckpt_path", "last"],
             "Expected a checkpoint of an earlier run below lightning_logs, found none. "
@@ -134,6 +162,11 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path, monkeypatch, capsys, argu
     monkeypatch.chdir(tmp_path)
     Path("text.ckpt").write_text("root:x:0:0:root:/root:/bin/bash\n")
     torch.save(torch.zeros(2), "tensor.ckpt")
+    Path("empty.ckpt").touch()
+    version = {"pytorch-lightning_version": "2.6.6"}
+    torch.save({"state_dict": [1, 2], **version}, "list.ckpt")
+    torch.save({"state_dict": {}, **version}, "weights.ckpt")
+    Path("program.ckpt").write_bytes(pickle.dumps({"state_dict": Program(), **version}))
     assert main(arguments) > 0
     assert capsys.readouterr().err == f"manualgrad: error: {message}\n"
-    assert not Path("lightning_logs").exists()
+    assert not Path("lightning_logs").exists() and not Path("was_run").exists()

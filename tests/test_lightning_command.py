@@ -179,4 +179,4 @@ def test_two_processes_train_one_model(tmp_path):
     assert run.stdout.count("Test accuracy") == 1 and "All 5 rows ok." in run.stdout
     checkpoint = torch.load(tmp_path / "lightning_logs/version_0/checkpoints/last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 20  # each process sees half of the 40 batches
-    assert len(checkpoint["random_states"]) == 2
+    assert len(checkpoint["manualgrad.random_states"]) == 2

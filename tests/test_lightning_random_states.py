@@ -145,7 +145,7 @@ def test_a_checkpoint_that_is_only_tested_leaves_the_random_states_alone(tmp_pat
     WithDropout.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True)
     assert random.getstate() == before
     checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
-    assert len(checkpoint["random_states"]) == 1
+    assert len(checkpoint["manualgrad.random_states"]) == 1
 
 
 def test_a_checkpoint_without_random_states_resumes(tmp_path):
@@ -153,7 +153,7 @@ def test_a_checkpoint_without_random_states_resumes(tmp_path):
     trainer.fit(model := WithDropout(), datamodule=DigitsDataModule())
     trainer.save_checkpoint(tmp_path / "model.ckpt")
     checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
-    del checkpoint["random_states"]
+    del checkpoint["manualgrad.random_states"]
     torch.save(checkpoint, tmp_path / "older.ckpt")
     trainer = quiet_trainer(tmp_path, max_epochs=2)
     trainer.fit(model, datamodule=DigitsDataModule(), ckpt_path=tmp_path / "older.ckpt", weights_only=True)

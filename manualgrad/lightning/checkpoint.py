@@ -29,7 +29,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # what the unpickler raises on arbitrary bytes is not bounded
         checkpoint = None
-    if not isinstance(checkpoint, dict) or not {"state_dict", "pytorch-lightning_version"} <= checkpoint.keys():
+    if (
+        not isinstance(checkpoint, dict)
+        or "pytorch-lightning_version" not in checkpoint
+        or not isinstance(checkpoint.get("state_dict"), dict)
+    ):
         raise ValueError(
             f"Expected a checkpoint that Lightning wrote, got {str(path)!r}, which is not one. "
             "Pass a file that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
@@ -55,3 +59,12 @@ def load_backprop_module(path: str | Path) -> BackpropModule:
             "Load your module and call mg.trace(module, loss, inputs, targets)."
         )
     return BackpropModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+
+
+def check_resumable(path: str | Path) -> None:
+    """Raises what `read_checkpoint` raises, and ValueError for one without the optimizer, from which training cannot go on."""
+    if "optimizer_states" not in read_checkpoint(path):
+        raise ValueError(
+            f"Expected a checkpoint to go on training from, got {str(path)!r}, which holds the weights alone. "
+            "Save one with save_weights_only=False, or test it with `manualgrad test`."
+        )

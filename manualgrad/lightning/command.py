@@ -22,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import manualgrad
-from manualgrad.lightning.checkpoint import read_checkpoint
+from manualgrad.lightning.checkpoint import check_resumable, read_checkpoint
 from manualgrad.lightning.known_warnings import silence
 from manualgrad.lightning.random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
@@ -91,7 +91,8 @@ class CommandLine(LightningCLI):
         if options.ckpt_path == "last":
             options.ckpt_path = str(_last_checkpoint(Path(options.trainer.default_root_dir or ".")))
         if options.ckpt_path is not None and not _is_for_lightning(options.ckpt_path):
-            read_checkpoint(options.ckpt_path)
+            check = check_resumable if self.config.subcommand == "fit" else read_checkpoint
+            check(options.ckpt_path)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer

@@ -28,6 +28,10 @@ def compare(arguments: Sequence[str]) -> int:
     parser.set_defaults({key: DEFAULTS[key] for key in ("model", "data")})
     with user_errors():
         options = parser.parse_args(list(arguments))
+        if options.json is not None and not Path(options.json).parent.is_dir():
+            raise ValueError(
+                f"Expected `--json` in a folder that exists, got {options.json!r}. Make the folder first, or name another file."
+            )
         seed_everything(options.seed)
         built = parser.instantiate_classes(options)
         model = built.model if options.checkpoint is None else _from_checkpoint(options.checkpoint, built.model)

@@ -78,8 +78,9 @@ class LayerProbe:
             self._before = None
             return
         group = _group_that_tells_the_update(optimizer, weight)
-        assert group is not None
+        assert group is not None and weight.grad is not None
         moved_along = optimizer.state[weight]["momentum_buffer"] if group["momentum"] != 0 else weight.grad
+        assert moved_along is not None  # `_grad_norm` was taken of it
         self._update_norm = _norm(moved_along) * group["lr"]
 
     def quantities(self) -> list[Tensor | None]:

@@ -11,7 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 
 
-KEY = "random_states"  # in the checkpoint: a list with the states of each process
+KEY = "manualgrad.random_states"  # in the checkpoint: a list with the states of each process
 
 
 class KeepRandomStates(Callback):
