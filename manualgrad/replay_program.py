@@ -1,7 +1,7 @@
 """A recording as a program of TorchScript: the same kernels on the same memory, run without Python between them.
 
 Python spends a microsecond on every kernel that it calls, as long as a small kernel takes. PyTorch's own interpreter
-spends a third of that. The program is a text of one line for each kernel, which `ReplayProgram.text` shows.
+spends less than half of that. The program is a text of one line for each kernel, which `ReplayProgram.text` shows.
 """
 
 from __future__ import annotations
@@ -76,8 +76,8 @@ class ReplayProgram:
     """
 
     def __init__(self, inputs: Sequence[Tensor], calls: Sequence[Call]) -> None:
-        self._tensors: dict[int, Tensor] = {}
-        self._formulas: list[Formula] = []
+        self._tensors: dict[int, tuple[int, Tensor]] = {}  # by id: the place in the order, and the tensor, kept alive
+        self._formulas: dict[float | Formula, tuple[int, Formula]] = {}  # of a number, or of itself
         self._numbers: list[float] = []
         arguments = [f"input_{i}" for i in range(len(inputs))]
         lines = [f"{self._name(x)}.copy_({argument})" for x, argument in zip(inputs, arguments, strict=True)]
@@ -87,17 +87,14 @@ class ReplayProgram:
             lines.append(call.as_text(self._name))
         arguments += [f"number_{i}: float" for i in range(len(self._formulas))]
         self.text = f"def forward(self, {', '.join(arguments)}):\n" + "".join(f"    {line}\n" for line in lines)
-        self._run = _compiled(self.text, list(self._tensors.values()))
-        self._is_optimizing, self._optimize = (
-            torch._C._get_graph_executor_optimize,
-            torch._C._set_graph_executor_optimize,
-        )
+        self._run = _compiled(self.text, [tensor for _, tensor in self._tensors.values()])
+        # What torch.jit.optimized_execution(False) does, for this thread: there is nothing to fuse, and looking takes long.
+        self._is_optimizing = torch._C._get_graph_executor_optimize
+        self._optimize = torch._C._set_graph_executor_optimize
 
     def __call__(self, *tensors: Tensor) -> None:
         before = self._is_optimizing()
-        self._optimize(
-            False
-        )  # as torch.jit.optimized_execution does: there is nothing to fuse, and looking for it is slow
+        self._optimize(False)
         try:
             self._run(*tensors, *self._numbers)
         finally:
@@ -105,20 +102,19 @@ class ReplayProgram:
 
     def set_numbers(self, options: Options) -> None:
         """Let the numbers follow the options."""
-        self._numbers = [formula(options) for formula in self._formulas]
+        self._numbers = [formula(options) for _, formula in self._formulas.values()]
 
     def _name(self, x: Any) -> str:
+        """What stands for x in the text. Numbers are arguments, also those that no option decides: a batch size is in some of
+        them, and texts that differ are compiled anew."""
         if isinstance(x, Tensor):
-            self._tensors.setdefault(id(x), x)
-            return f"self.t{list(self._tensors).index(id(x))}"
+            return f"self.t{self._tensors.setdefault(id(x), (len(self._tensors), x))[0]}"
+        if isinstance(x, float) and x != 1:
+            return f"number_{self._formulas.setdefault(x, (len(self._formulas), lambda options: x))[0]}"
         if callable(x):  # a formula
-            if x not in self._formulas:
-                self._formulas.append(x)
-            return f"number_{self._formulas.index(x)}"
+            return f"number_{self._formulas.setdefault(x, (len(self._formulas), x))[0]}"
         if isinstance(x, (list, tuple)):
             return f"[{', '.join(map(self._name, x))}]"
-        if x is None or isinstance(x, (bool, int, str)):
+        if x is None or isinstance(x, (bool, int, float, str)):
             return repr(x)
-        if isinstance(x, float):
-            return repr(x) if abs(x) < float("inf") else f'float("{x}")'
         raise NotImplementedError

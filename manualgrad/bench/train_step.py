@@ -1,6 +1,6 @@
 """`manualgrad bench --train-step`: microseconds per training step, TrainStep against its rivals.
 
-    manualgrad bench --train-step [--quick] [--no-compile] [--threads N] [--json FILE]
+    manualgrad bench --train-step [--quick] [--no-compile] [--threads N] [--seconds S] [--json FILE]
 
 One process; the rivals take turns, in an order that moves on by one each time, a block of steps each, so that what slows the
 machine for a while slows all; the median block counts. A ratio is a rival's time over TrainStep's. Under glibc's malloc part of
@@ -40,12 +40,15 @@ NETS = [
     Net((1024, 4096, 4096, 4096, 1024), 64, "relu"),
 ]
 QUICK = NETS[1:2]
-BLOCKS, BLOCK_SECONDS = 15, 0.02
+BLOCKS, BLOCK_SECONDS = 15, 0.02  # turns of each rival at least, and how long one takes
 CHECKED = 5  # steps before the weights are compared
 
 
-def measure(net: Net, compiled: bool) -> dict[str, Any]:
+def measure(net: Net, compiled: bool, at_least: float) -> dict[str, Any]:
     """Seconds per step of each rival, and how far its weights are from those expected after the same number of steps.
+
+    Args:
+        at_least: seconds to spend on it.
 
     Raises:
         RuntimeError: a rival has reached other weights, so that it has not computed the same.
@@ -72,9 +75,11 @@ def measure(net: Net, compiled: bool) -> dict[str, Any]:
     gc.collect()
     gc.disable()
     try:
-        for i in range(BLOCKS):
+        start, i = time.perf_counter(), 0
+        while i < BLOCKS or time.perf_counter() < start + at_least:
             for way in [*ways[i % len(ways) :], *ways[: i % len(ways)]]:
                 blocks[way.name].append(_seconds(way.step, repeats[way.name]))
+            i += 1
     finally:
         gc.enable()
     seconds = {name: statistics.median(times) for name, times in blocks.items()}
@@ -118,6 +123,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--no-compile", action="store_true", help="leave out torch.compile, which takes minutes to start"
     )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="the same for all rivals")
+    parser.add_argument("--seconds", type=float, default=8.0, help="to spend on each net at least")
     parser.add_argument("--only", help="only nets whose name contains this")
     parser.add_argument("--json", help="a file for the numbers")
     options = parser.parse_args(argv)
@@ -129,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     for net in QUICK if options.quick else NETS:
         if options.only is None or options.only in str(net):
-            results.append(measure(net, not options.no_compile))
+            results.append(measure(net, not options.no_compile, options.seconds))
             print(table(results[-1:]), flush=True)
     if options.json:
         with open(options.json, "w") as file:

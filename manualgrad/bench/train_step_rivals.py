@@ -140,8 +140,9 @@ def _sklearn(model: nn.Module, net: Net, inputs: Tensor, targets: Tensor) -> Riv
                              nesterovs_momentum=False, learning_rate_init=LR, batch_size=net.batch)  # fmt: skip
     x, y = inputs.numpy(), targets.numpy()
     regressor.partial_fit(x, y)  # makes the weights, which then become ours
-    for layer, coefficients, intercepts in zip(model.children(), regressor.coefs_, regressor.intercepts_, strict=True):
-        coefficients[:], intercepts[:] = layer.weight.detach().numpy().T, layer.bias.detach().numpy()
+    for layer, *arrays in zip(model.children(), regressor.coefs_, regressor.intercepts_, strict=True):
+        for array, p in zip(arrays, layer.parameters(), strict=True):
+            array[:] = p.detach().numpy().T
 
     def weights() -> list[Tensor]:
         pairs = zip(regressor.coefs_, regressor.intercepts_, strict=True)
