@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
 import manualgrad as mg
 from manualgrad.explain.page import write_page
@@ -56,6 +57,16 @@ def data_of(path: Path) -> dict[str, Any]:
     )
     assert found
     return json.loads(found[1])
+
+
+def text_of(path: Path) -> str:
+    """The page's own words, on one line."""
+    page = re.sub(r"<(script|style).*?</\1>", " ", path.read_text(encoding="utf-8"), flags=re.S)
+    return re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", page))
+
+
+def quadratic(model: nn.Module, x: Tensor, y: Tensor, **options: Any) -> Any:
+    return trace(model, mg.QuadraticLoss(), x, y, **options)
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from explained import data_of, opened, wide_traces, written, xor_traces
+import torch
+from explained import data_of, opened, wide_traces, written, xor_net, xor_traces
 
 from manualgrad.explain.displayed_numbers import typeset
 
@@ -198,12 +199,16 @@ TEXTS = """() => [...document.querySelectorAll("section.step")].map(
         .map((e) => `${e.textContent.trim().replace(/\\s+/g, " ")} ${Number(e.style.getPropertyValue("--v"))}`))"""
 
 
-def test_without_javascript_the_page_is_all_there_and_the_same(browser: Any, xor_page: Path) -> None:
-    with opened(browser, xor_page, java_script_enabled=False) as page:
+def test_without_javascript_the_page_is_all_there_and_the_same(browser: Any, tmp_path: Path) -> None:
+    model: Any = xor_net()
+    with torch.no_grad():
+        model[0].weight.copy_(torch.tensor([[1.125, -0.5625], [-1e-5, 4e7], [0.0, 2.25]]))  # halves, large and small
+    path = written(tmp_path, xor_traces(model=model))
+    with opened(browser, path, java_script_enabled=False) as page:
         assert visible_without_script(page) == ANCHORS
         assert not page.locator("#next").is_visible() and not page.locator("#example").is_visible()
         without = page.evaluate(TEXTS)
-    with opened(browser, xor_page) as page:
+    with opened(browser, path) as page:
         for _ in ANCHORS:
             page.keyboard.press("ArrowRight")  # the script writes every number of a step when it shows it
         assert page.evaluate(TEXTS) == without

@@ -1,1 +1,1 @@
-"""A Trace, shown: on a page."""
+"""A Trace, shown: in the terminal, as a plot, on a page."""

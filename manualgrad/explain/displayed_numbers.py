@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import ROUND_HALF_UP, Context
 
 
 DIGITS = 4
@@ -28,8 +29,13 @@ def brief(number: str) -> str:
     x = float(number)
     if "n" in number or x == 0:
         return typeset(number)
-    is_plain = 0.01 <= abs(float(f"{x:.3g}")) < 1000
-    return typeset(f"{x:.3g}" if is_plain else f"{x:.1e}")
+    rounded = _rounded(x, 3)
+    return typeset(f"{rounded:.3g}" if 0.01 <= abs(rounded) < 1000 else f"{_rounded(x, 2):.1e}")
+
+
+def _rounded(x: float, digits: int) -> float:
+    """To significant digits, halves away from zero: as JavaScript's `toPrecision`, where Python's formats go to the even digit."""
+    return float(Context(prec=digits, rounding=ROUND_HALF_UP).create_decimal_from_float(x))
 
 
 def intensity(x: float, scale: float) -> float | None:
