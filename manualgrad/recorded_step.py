@@ -72,7 +72,7 @@ class RecordedStep:
             with torch._C._InferenceMode(True):  # what torch.inference_mode() enters, for a third of its time
                 self._replay(inputs, targets)
         else:
-            with torch.no_grad():
+            with torch.inference_mode(False), torch.no_grad():  # what is laid out now has to serve outside it too
                 self._step(inputs, targets, options)
         self._optimizer.has_stepped()
         return self._loss.clone()

@@ -142,6 +142,7 @@ class TrainStep:
             column = as_tensor(gradient).shape  # of a bias (m, 1)
             update(w.view(column), as_tensor(gradient), None if velocity is None else velocity.view(column), options)
 
+    @torch.inference_mode(False)
     def _lay_out(self, inputs: Tensor, targets: Tensor, trained: tuple[bool, ...]) -> RecordedStep:
         """Check a batch of a new shape and lay out the memory for all that follow."""
         outputs = self._stack.check_inputs(inputs)

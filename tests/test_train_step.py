@@ -307,6 +307,46 @@ def test_autograd_notices_that_the_weights_have_changed() -> None:
             loss.backward()
 
 
+def test_the_callers_own_tensors_and_modes_make_no_difference() -> None:
+    model = mg.MLP([6, 5, 6], dtype=torch.float64)
+    reference = plain(model)
+    step = mg.TrainStep(model, mg.QuadraticLoss(), mg.GradientDescent(model.parameters(), lr=0.05))
+    sgd = torch.optim.SGD(reference.parameters(), lr=0.05)
+    x = y = torch.randn(5, 6, dtype=torch.float64)
+    for i in range(20):
+        autograd_step(reference, mg.QuadraticLoss(), sgd, x.clone(), y)
+        with torch.inference_mode(i % 3 == 0):  # the first call too
+            step(x, y)
+        assert not step.outputs.is_inference()
+        x = (
+            step.outputs if i % 2 else model[1].weight.detach()[:5, :5].mean() + y
+        )  # memory that the next call writes to
+    assert_same(model, reference)
+
+
+def test_options_that_come_and_go() -> None:
+    model = mg.MLP([6, 5, 4], dtype=torch.float64)
+    reference = plain(model)
+    ours = mg.GradientDescent(model.parameters(), lr=0.1, momentum=0.9)
+    sgd = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    step = mg.TrainStep(model, mg.QuadraticLoss(), ours)
+    changes: list[dict[str, Any]] = [
+        {"lr": 0.0},
+        {"lr": 0.02, "weight_decay": 0.1},
+        {"nesterov": True, "momentum": 0.5},
+        {"weight_decay": 0},
+        {"lr": 0.1, "momentum": 0.02},
+        {"nesterov": False, "dampening": 0.5},
+    ]
+    for i, (x, y) in enumerate(batches(60)):
+        if i % 10 == 9:
+            for optimizer in (ours, sgd):
+                optimizer.param_groups[0].update(changes[i // 10])
+        step(x, y)
+        autograd_step(reference, mg.QuadraticLoss(), sgd, x, y)
+    assert_same(model, reference)
+
+
 def test_a_nan_is_returned() -> None:
     model = mg.MLP([6, 5, 4], dtype=torch.float64)
     step = mg.TrainStep(model, mg.QuadraticLoss(), mg.GradientDescent(model.parameters(), lr=0.1))
