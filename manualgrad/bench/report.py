@@ -166,6 +166,9 @@ def _draw_memory(axes: Any, net: Mapping[str, Any]) -> None:
         ]
         if points:
             axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=name)
-    axes.set_yscale("log")
+    if net["memory"]:
+        axes.set_yscale("log")
+    else:
+        axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
     axes.set_title(f"{net['name']}: memory")
     axes.set_ylabel("peak above weights and batch (MiB)")
