@@ -131,8 +131,8 @@ def test_a_wrong_derivative_fails(user_code, capsys):
     ended = capsys.readouterr()
     assert "NOT ok: body.0.weight, body.0.bias, input[0]." in ended.out and "Checkpoint: " in ended.out
     assert ended.err == (
-        "manualgrad: error: The training has ended and is saved, but gradients by hand differ from autograd's by more than "
-        "rounding in body.0.weight, body.0.bias, input[0]. Check the derivative of an activation or loss.\n"
+        "manualgrad: error: The training has ended, but gradients by hand differ from autograd's by more than rounding "
+        "in body.0.weight, body.0.bias, input[0]. Check the derivative of an activation or loss.\n"
     )
     assert main(["fit", *wrong, "--trainer.callbacks+=manualgrad.lightning.AutogradAudit"]) == 1
     assert capsys.readouterr().err.startswith(
