@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from functorch.compile import make_boxed_func
 from torch import Tensor, nn
 from torch._dynamo.backends.common import aot_autograd
+from torch._functorch.aot_autograd import make_boxed_func
 
 import manualgrad as mg
 
@@ -189,3 +189,16 @@ def test_layers_that_are_alike_share_compiled_code(converted: bool) -> None:
         with torch._dynamo.config.patch(error_on_recompile=i > 1):
             model.blocks[i](torch.randn(3, 8, requires_grad=True)).sum().backward()
     assert len(compiled) == 1
+
+
+@pytest.mark.filterwarnings(
+    "ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning"
+)  # the exporter's
+def test_onnx_has_the_operators_of_a_linear_layer() -> None:
+    pytest.importorskip(
+        "onnxscript", reason="ONNX is exported by the packages onnx and onnxscript, which are not installed"
+    )
+    model, batch = mg.MLP([4, 6, 3], "relu").eval(), torch.export.Dim("batch")
+    program = torch.onnx.export(model, (torch.randn(5, 4),), dynamo=True, verbose=False, dynamic_shapes=({0: batch},))
+    assert program is not None
+    assert [node.op_type for node in program.model.graph] == ["Gemm", "Relu", "Gemm"]
