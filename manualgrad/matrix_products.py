@@ -142,12 +142,12 @@ def _has_wide_sums(device: torch.device, dtype: torch.dtype) -> bool:
 def _pays_in_blocks(rows: Tensor, weight: Tensor) -> bool:
     """A few rows of float32 on several cores, in plain eager mode with nothing to differentiate."""
     return (
-        rows.dim() == 2
+        torch.get_num_threads() > 1
+        and rows.dim() == 2
         and 1 <= rows.size(0) <= min(MOST_ROWS, weight.numel() // SMALLEST_PER_ROW)
         and (rows.size(0) > 1 or weight.numel() >= 2 * SMALLEST)
         and not torch.is_grad_enabled()
         and _is_plain(rows, weight)
-        and torch.get_num_threads() > 1
     )
 
 
