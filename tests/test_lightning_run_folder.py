@@ -22,7 +22,7 @@ def test_two_runs_started_at_once_keep_a_checkpoint_each(tmp_path):
     ]
     printed = [run.communicate(timeout=120)[0] for run in runs]
     assert [run.returncode for run in runs] == [0, 0]
-    paths = [re.search(r"^Checkpoint: (.*)$", out, re.M)[1] for out in printed]
+    paths = [path for out in printed for path in re.findall(r"^Checkpoint: (.*)$", out, re.M)]
     logs = tmp_path / "lightning_logs"
     assert sorted(paths) == [str(logs / f"version_{n}" / "checkpoints" / "last.ckpt") for n in (0, 1)]
     first, second = (torch.load(path, weights_only=True)["state_dict"]["model.0.weight"] for path in paths)

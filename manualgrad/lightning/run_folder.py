@@ -33,7 +33,7 @@ def claim_folder(trainer: Trainer) -> None:
     others. Under SLURM the number is the job's.
     """
     logger, root = trainer.logger, trainer.default_root_dir
-    if rank_zero_only.rank != 0 or SLURMEnvironment.job_id() is not None or "://" in root:
+    if getattr(rank_zero_only, "rank", 0) != 0 or SLURMEnvironment.job_id() is not None or "://" in root:
         return
     assert isinstance(logger, CSVLogger | TensorBoardLogger)
     logs = Path(root) / str(logger.name)
