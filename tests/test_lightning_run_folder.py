@@ -14,7 +14,7 @@ from manualgrad.lightning.run_folder import check_writable, claim_folder
 
 
 def test_two_runs_started_at_once_keep_a_checkpoint_each(tmp_path):
-    options = "--trainer.max_epochs 1 --trainer.enable_progress_bar false --trainer.enable_model_summary false"
+    options = "--trainer.max_epochs 1 --trainer.limit_train_batches 3 --trainer.enable_model_summary false"
     command = [sys.executable, "-m", "manualgrad", "fit", *options.split(), "--seed_everything"]
     runs = [
         subprocess.Popen([*command, str(seed)], cwd=tmp_path, env=ENVIRONMENT, stdout=subprocess.PIPE, text=True)
