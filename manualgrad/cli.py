@@ -21,6 +21,8 @@ class Command(NamedTuple):
     needs: tuple[str, ...] = ()  # packages of the `demo` extra, looked for before anything is imported
 
 
+INTERRUPTED = 130  # what shells report for a program that Ctrl-C has ended
+
 LIGHTNING = ("lightning", "torchmetrics", "jsonargparse")
 
 COMMANDS = {
@@ -42,7 +44,7 @@ COMMANDS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run `manualgrad` with these arguments, by default those of the command line. Returns the exit status: 0 for success,
-    1 for a failure, 2 for arguments that make no sense."""
+    1 for a failure, 2 for arguments that make no sense, 130 for Ctrl-C."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_help())
@@ -66,6 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stop.code, str):
             return _failed(stop.code, status=1)
         raise
+    except KeyboardInterrupt:  # outside of a training, which says where its checkpoint is
+        return _failed("interrupted.", status=INTERRUPTED)
 
 
 def _failed(sentence: str, status: int) -> int:

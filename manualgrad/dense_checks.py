@@ -76,6 +76,15 @@ def check_devices(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             )
 
 
+def check_sizes(in_features: int, out_features: int) -> None:
+    """Raises TypeError unless both are integers, ValueError for a negative one. Zero is allowed, as in `nn.Linear`."""
+    for name, size in (("in_features", in_features), ("out_features", out_features)):
+        if not hasattr(size, "__index__"):
+            raise TypeError(f"Dense expected `{name}` to be an integer, got {size!r}. Pass for example Dense(784, 30).")
+        if size < 0:
+            raise ValueError(f"Dense expected `{name}` to be at least 0, got {size}. Pass for example Dense(784, 30).")
+
+
 def check_linear(linear: nn.Linear) -> None:
     """Raises TypeError unless it is an `nn.Linear`, ValueError for a lazy one that has seen no batch."""
     if not isinstance(linear, nn.Linear):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
@@ -48,6 +49,10 @@ def check_options(options: Mapping[str, Any]) -> None:
     if not 0 <= weight_decay < float("inf"):
         raise ValueError(
             f"Invalid weight_decay value: {weight_decay}. Expected a finite number >= 0, for example weight_decay=1e-4."
+        )
+    if not math.isfinite(options["dampening"]):
+        raise ValueError(
+            f"Invalid dampening value: {options['dampening']}. Expected a finite number, for example dampening=0.1."
         )
     if options["nesterov"] and (momentum <= 0 or options["dampening"] != 0):
         raise ValueError(

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from manualgrad.activations import Activation, activation_named
 from manualgrad.dense import Dense
+from manualgrad.dense_checks import check_sizes
 
 
 class LazyDense(nn.LazyLinear, Dense):
@@ -19,8 +20,8 @@ class LazyDense(nn.LazyLinear, Dense):
         bias, activation, device, dtype: as for `Dense`.
 
     Raises:
-        ValueError: an unknown activation; a first input without any axis.
-        TypeError: a first input that is not a tensor.
+        ValueError: an unknown activation, a negative size; a first input without any axis.
+        TypeError: a size that is no integer; a first input that is not a tensor.
     """
 
     cls_to_become = Dense  # type: ignore[assignment]
@@ -33,6 +34,7 @@ class LazyDense(nn.LazyLinear, Dense):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        check_sizes(0, out_features)
         sigma = activation_named(activation)
         super().__init__(out_features, bias, device, dtype)
         self.activation = sigma

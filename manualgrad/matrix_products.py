@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor
+from torch import Tensor, get_num_threads
 from torch.nn import functional as F
 
 
@@ -30,7 +30,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 def times_weight_transposed(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """a w^T + b: a (..., n), weight (m, n), bias (m,) or None -> (..., m), contiguous."""
-    if weight.numel() >= SMALLEST and _pays_in_blocks(a, weight):
+    if weight.numel() >= SMALLEST and get_num_threads() > 1 and _pays_in_blocks(a, weight):
         r, (m, n) = a.size(0), weight.shape
         if blocks := _blocks(m, 512):
             every_block = a.expand(blocks, r, n)
@@ -40,14 +40,14 @@ def times_weight_transposed(a: Tensor, weight: Tensor, bias: Tensor | None) -> T
             else:
                 z = torch.baddbmm(bias.view(blocks, 1, m // blocks), every_block, parts)
             return z.transpose(0, 1).reshape(r, m)
-    if bias is not None and _pays_in_strips(a, weight):
+    if _views_are_made_once and bias is not None and _pays_in_strips(a, weight):
         return _in_strips(a, weight, bias)
     return F.linear(a, weight, bias)
 
 
 def times_weight(delta: Tensor, weight: Tensor) -> Tensor:
     """delta w: delta (..., m), weight (m, n) -> (..., n)."""
-    if weight.numel() >= SMALLEST and _pays_in_blocks(delta, weight):
+    if weight.numel() >= SMALLEST and get_num_threads() > 1 and _pays_in_blocks(delta, weight):
         r, (m, n) = delta.size(0), weight.shape
         if r < 4 and (blocks := _blocks(m, 512)):  # long rows of w, read as they lie
             parts = delta.view(r, blocks, m // blocks).transpose(0, 1)
@@ -109,8 +109,6 @@ def _in_strips(a: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
 
 
 def _pays_in_strips(a: Tensor, weight: Tensor) -> bool:
-    if not _views_are_made_once:
-        return False
     m, n = weight.shape
     return (
         m % STRIP >= 13
@@ -147,7 +145,6 @@ def _pays_in_blocks(rows: Tensor, weight: Tensor) -> bool:
         and (rows.size(0) > 1 or weight.numel() >= 2 * SMALLEST)
         and not torch.is_grad_enabled()
         and _is_plain(rows, weight)
-        and torch.get_num_threads() > 1
     )
 
 
@@ -166,6 +163,6 @@ def _is_plain(x: Tensor, y: Tensor) -> bool:
 def _blocks(size: int, of: int) -> int:
     """Into how many blocks: of about `of`, at least one for each core. 0 if they would not be equal."""
     blocks = LEAST_BLOCKS
-    while blocks * of < size or blocks < torch.get_num_threads():
+    while blocks * of < size or blocks < get_num_threads():
         blocks *= 2
     return blocks if size % blocks == 0 else 0

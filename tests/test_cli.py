@@ -151,6 +151,11 @@ NOT_A_CHECKPOINT = (
             "Make the folder first, or name another file.",
         ),
         (
+            ["fit", "--trainer.default_root_dir", "text.ckpt/runs"],
+            "Expected a folder in which logs and checkpoints can be written, got 'text.ckpt/runs': '{here}/text.ckpt' is no "
+            "folder. Pass another with --trainer.default_root_dir.",
+        ),
+        (
             ["fit", "--ckpt_path", "last"],
             "Expected a checkpoint of an earlier run below lightning_logs, found none. "
             "Pass the path of one, or leave --ckpt_path out.",
@@ -168,5 +173,5 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path, monkeypatch, capsys, argu
     torch.save({"state_dict": {}, **version}, "weights.ckpt")
     Path("program.ckpt").write_bytes(pickle.dumps({"state_dict": Program(), **version}))
     assert main(arguments) > 0
-    assert capsys.readouterr().err == f"manualgrad: error: {message}\n"
+    assert capsys.readouterr().err == f"manualgrad: error: {message.replace('{here}', str(tmp_path))}\n"
     assert not Path("lightning_logs").exists() and not Path("was_run").exists()

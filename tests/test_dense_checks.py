@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from unknown_activation import unknown_activation
 
 import manualgrad as mg
 
@@ -165,12 +166,45 @@ def test_device(role: str, device: str, grad_mode: bool, autocast: bool) -> None
 
 
 def test_unknown_activation_comes_first() -> None:
-    state = torch.get_rng_state()
-    with pytest.raises(ValueError, match="^Unknown activation 'relv'\\. Known: identity, "):
-        mg.Dense(3, 2, activation="relv")
+    state, sentence = torch.get_rng_state(), unknown_activation("relv")
+    fails(lambda: mg.Dense(3, 2, activation="relv"), ValueError, sentence)
+    fails(lambda: mg.LazyDense(2, activation="relv"), ValueError, sentence)
     assert torch.equal(torch.get_rng_state(), state)
-    with pytest.raises(ValueError, match="^Unknown activation 'relv'\\. Known: identity, "):
-        mg.dense(torch.ones(4, 3), torch.ones(2, 3), None, "relv")
+    fails(lambda: mg.dense(torch.ones(4, 3), torch.ones(2, 3), None, "relv"), ValueError, sentence)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "sentence"),
+    [
+        (
+            (-1, 2),
+            ValueError,
+            "Dense expected `in_features` to be at least 0, got -1. Pass for example Dense(784, 30).",
+        ),
+        (
+            (3, -2),
+            ValueError,
+            "Dense expected `out_features` to be at least 0, got -2. Pass for example Dense(784, 30).",
+        ),
+        (
+            (2.0, 3),
+            TypeError,
+            "Dense expected `in_features` to be an integer, got 2.0. Pass for example Dense(784, 30).",
+        ),
+        (
+            (2, "3"),
+            TypeError,
+            "Dense expected `out_features` to be an integer, got '3'. Pass for example Dense(784, 30).",
+        ),
+    ],
+    ids=repr,
+)
+def test_sizes(sizes: tuple[Any, Any], error: type[Exception], sentence: str) -> None:
+    state = torch.get_rng_state()
+    fails(lambda: mg.Dense(*sizes), error, sentence)
+    if "out_features" in sentence:
+        fails(lambda: mg.LazyDense(sizes[1]), error, sentence)
+    assert torch.equal(torch.get_rng_state(), state)
 
 
 @pytest.mark.parametrize("bad", [torch.ones(2, 3), nn.ReLU(), nn.Linear])

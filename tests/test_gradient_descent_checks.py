@@ -65,6 +65,14 @@ def p() -> Iterator[Parameter]:
             ValueError,
             "Invalid weight_decay value: -1.0. Expected a finite number >= 0, for example weight_decay=1e-4.",
         ),
+        *[
+            (
+                {"lr": 0.1, "dampening": value},
+                ValueError,
+                f"Invalid dampening value: {value}. Expected a finite number, for example dampening=0.1.",
+            )
+            for value in (float("nan"), float("inf"))
+        ],
         (
             {"lr": 0.1, "nesterov": True},
             ValueError,

@@ -79,8 +79,3 @@ def test_a_first_input_that_decides_nothing(input, error, sentence):
         layer(input)
     assert str(raised.value) == sentence
     assert layer(torch.randn(2, 4)).shape == (2, 3)
-
-
-def test_an_unknown_activation_fails_at_once():
-    with pytest.raises(ValueError, match="^Unknown activation 'rellu'"):
-        mg.LazyDense(3, activation="rellu")

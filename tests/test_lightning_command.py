@@ -142,7 +142,7 @@ def test_a_wrong_derivative_fails(user_code, capsys):
 
 def test_a_run_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, monkeypatch):
     checkpoints = "--trainer.callbacks+=ModelCheckpoint --trainer.callbacks.filename {step} "
-    checkpoints += "--trainer.callbacks.save_top_k -1 --trainer.callbacks.every_n_train_steps 15"
+    checkpoints += "--trainer.callbacks.save_top_k -1 --trainer.callbacks.every_n_train_steps 16"
     quiet = "--trainer.enable_progress_bar false --trainer.enable_model_summary false"
     options = f"fit --trainer.max_epochs 8 {checkpoints} {quiet}".split()
     command = [sys.executable, "-m", "manualgrad", *options]
@@ -152,7 +152,7 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, monkey
     assert main(options) == 0
 
     process = subprocess.Popen(command, cwd=killed, env=ENVIRONMENT, stdout=subprocess.DEVNULL)
-    while not (written := sorted(killed.rglob("step=45.ckpt"))) and process.poll() is None:
+    while not (written := sorted(killed.rglob("step=48.ckpt"))) and process.poll() is None:
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL and written
@@ -161,10 +161,10 @@ def test_a_run_killed_in_the_middle_resumes_to_the_same_weights(tmp_path, monkey
         return torch.load(path, weights_only=True)["global_step"]
 
     last = max(killed.rglob("*.ckpt"), key=step)
-    assert 45 <= step(last) < 315
+    assert 48 <= step(last) < 320
     monkeypatch.chdir(killed)
     assert main([*options, "--ckpt_path", str(last)]) == 0
-    end = "checkpoints/step=315.ckpt"
+    end = "checkpoints/step=320.ckpt"  # the last step of eight epochs of 40
     expected = weights(full / "lightning_logs/version_0" / end)
     resumed = weights(killed / "lightning_logs/version_1" / end)
     assert expected.keys() == resumed.keys()

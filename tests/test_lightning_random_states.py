@@ -1,4 +1,5 @@
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -158,3 +159,40 @@ def test_a_checkpoint_without_random_states_resumes(tmp_path):
     trainer = quiet_trainer(tmp_path, max_epochs=2)
     trainer.fit(model, datamodule=DigitsDataModule(), ckpt_path=tmp_path / "older.ckpt", weights_only=True)
     assert trainer.global_step == 20
+
+
+def everything_random() -> tuple:
+    numbers: Any = numpy.random.get_state()
+    return torch.get_rng_state().tolist(), numbers[1].tolist(), random.getstate()
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        ({"torch": torch.zeros(3, dtype=torch.uint8)}, None),
+        ({"numpy": ("MT19937", [0])}, None),
+        ({"python": 3}, None),
+        ({}, "'torch'"),
+        (5, "a list expected, 5 found"),
+    ],
+    ids=["torch", "numpy", "python", "missing", "no list"],
+)
+def test_damaged_random_states_are_named_and_none_is_restored(tmp_path, damage, reason):
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(model := WithDropout(), datamodule=DigitsDataModule())
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    key = "manualgrad.random_states"
+    (saved,) = checkpoint[key]
+    checkpoint[key] = damage if damage == 5 else [{**saved, **damage} if damage else {}]
+    torch.save(checkpoint, tmp_path / "damaged.ckpt")
+    seed_everything(7)
+    before = everything_random()
+    with pytest.raises(ValueError) as error:
+        quiet_trainer(tmp_path, max_epochs=2).fit(model, DigitsDataModule(), ckpt_path=tmp_path / "damaged.ckpt")
+    sentence = re.escape(
+        f"Expected the random states that KeepRandomStates saves under {key!r}, got a checkpoint in which they are damaged "
+        "(REASON). Resume from another one, or delete that entry from it to draw anew."
+    )
+    assert re.fullmatch(sentence.replace("REASON", re.escape(reason) if reason else ".+"), str(error.value))
+    assert everything_random() == before

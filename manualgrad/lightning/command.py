@@ -25,6 +25,7 @@ import manualgrad
 from manualgrad.lightning.checkpoint import check_resumable, read_checkpoint
 from manualgrad.lightning.known_warnings import silence
 from manualgrad.lightning.random_states import KeepRandomStates
+from manualgrad.lightning.run_folder import check_writable, claim_folder
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
@@ -99,15 +100,21 @@ class CommandLine(LightningCLI):
         callbacks = [*(options.callbacks or []), KeepRandomStates()]
         if options.enable_checkpointing is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
             callbacks = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]  # one, the newest
-        return super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+        check_writable(options.default_root_dir or ".")
+        trainer = super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+        if options.logger in (None, True) and not options.fast_dev_run and not options.barebones:
+            claim_folder(trainer)
+        return trainer
 
     def fit(self, **arguments: Any) -> None:
         try:
             self.trainer.fit(**arguments)
-        except SystemExit:  # how Lightning ends after Ctrl-C
+        except SystemExit as stop:  # how Lightning ends after Ctrl-C
+            if not isinstance(stop.__context__, KeyboardInterrupt):
+                raise
             if path := self._checkpoint_path():
                 raise SystemExit(f"Interrupted. Go on with the same options and --ckpt_path {path}") from None
-            raise
+            raise SystemExit("Interrupted before the first checkpoint: nothing to go on from.") from None
 
     def after_fit(self) -> None:
         """Print what was achieved, the comparison with autograd, and where everything is."""

@@ -22,6 +22,8 @@ class KeepRandomStates(Callback):
     of an epoch with any loader, from one in mid-epoch with a `ResumableLoader`. Not covered: generators of your own; what
     worker processes draw in mid-epoch; what validation draws where Lightning skips it on resuming, after an epoch's last
     batch; and another number of processes, which draw anew. `BackpropModule` and `manualgrad fit` bring this callback along.
+
+    Raises ValueError where the checkpoint's random states are damaged.
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -35,7 +37,11 @@ class KeepRandomStates(Callback):
         # Here, and not when training starts: a shuffling loader draws its seed when Lightning asks it for an iterator, which
         # comes before any later hook.
         states = checkpoint.get(KEY, [])
-        if trainer.state.fn == TrainerFn.FITTING and len(states) == trainer.world_size:
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        if not isinstance(states, list):
+            raise ValueError(_damaged(f"a list expected, {states!r} found"))
+        if len(states) == trainer.world_size:
             _restore(states[trainer.global_rank], trainer.strategy.root_device)
 
 
@@ -50,6 +56,23 @@ def _current(device: torch.device) -> dict[str, Any]:
 
 
 def _restore(states: dict[str, Any], device: torch.device) -> None:
+    """All of them or, with a ValueError, none."""
+    before = _current(device)
+    try:
+        _set(states, device)
+    except Exception as error:  # each generator refuses in its own way what it has not written
+        _set(before, device)
+        raise ValueError(_damaged(error)) from None
+
+
+def _damaged(reason: object) -> str:
+    return (
+        f"Expected the random states that KeepRandomStates saves under {KEY!r}, got a checkpoint in which they are damaged "
+        f"({reason}). Resume from another one, or delete that entry from it to draw anew."
+    )
+
+
+def _set(states: dict[str, Any], device: torch.device) -> None:
     torch.set_rng_state(states["torch"].cpu())
     numpy.random.set_state(states["numpy"])
     random.setstate(states["python"])

@@ -1,0 +1,49 @@
+"""A run's own folder for logs and checkpoints, also where two runs start at the same moment."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from lightning.pytorch.plugins.environments import SLURMEnvironment
+from lightning.pytorch.utilities import rank_zero_only
+
+
+def check_writable(folder: str | Path) -> None:
+    """Raises OSError unless files can be written in the folder, or in the nearest one above it that exists. URLs pass."""
+    if "://" in str(folder):
+        return
+    path = Path(folder).absolute()
+    nearest = next(place for place in (path, *path.parents) if os.path.exists(place))
+    if not nearest.is_dir() or not os.access(nearest, os.W_OK | os.X_OK):
+        reason = "may not be written" if nearest.is_dir() else "is no folder"
+        raise OSError(
+            f"Expected a folder in which logs and checkpoints can be written, got {str(folder)!r}: {str(nearest)!r} {reason}. "
+            "Pass another with --trainer.default_root_dir."
+        )
+
+
+def claim_folder(trainer: Trainer) -> None:
+    """Give the trainer's own logger the next free `lightning_logs/version_N`, made here and now.
+
+    Lightning looks for the next number and makes the folder only when it first writes: two runs that start together find
+    the same number and overwrite each other's checkpoints. Only the first process of a run claims; Lightning tells the
+    others. Under SLURM the number is the job's.
+    """
+    logger, root = trainer.logger, trainer.default_root_dir
+    if getattr(rank_zero_only, "rank", 0) != 0 or SLURMEnvironment.job_id() is not None or "://" in root:
+        return
+    assert isinstance(logger, CSVLogger | TensorBoardLogger)
+    logs = Path(root) / str(logger.name)
+    logs.mkdir(parents=True, exist_ok=True)
+    taken = [int(path.name[8:]) for path in logs.glob("version_*") if path.name[8:].isdecimal()]
+    version = max(taken, default=-1) + 1
+    while True:
+        try:
+            (logs / f"version_{version}").mkdir()
+            break
+        except FileExistsError:  # by a run that has started at the same moment
+            version += 1
+    trainer.logger = type(logger)(root, version=version)
