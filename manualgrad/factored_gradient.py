@@ -155,8 +155,8 @@ class FactoredGradient(Tensor):
             factors.check_versions("per_sample_norms()")
             samples = (-1, factors.rows_per_sample)
             delta, a = factors.delta.double().unflatten(0, samples), factors.a.double().unflatten(0, samples)
-            squared = equations.inner_products(delta, a, delta, a).clamp(min=0)
-            norms.append(squared.sqrt() * torch.as_tensor(factors.scale).abs())
+            squared = equations.inner_products(delta, a, delta, a)
+            norms.append(squared.clamp(min=0).sqrt() * torch.as_tensor(factors.scale).abs())
         return torch.cat(norms)
 
     def densify(self) -> Tensor:
@@ -180,10 +180,8 @@ class FactoredGradient(Tensor):
     # Parts of torch.Tensor that bypass the dispatcher.
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        shape, where = tuple(self.shape), f"dtype={self.dtype}, device='{self.device}'"
-        if self.is_dense:
-            return f"FactoredGradient(shape={shape}, dense, {where})"
-        return f"FactoredGradient(shape={shape}, rank={self.rank}, {where})"
+        form = "dense" if self.is_dense else f"rank={self.rank}"
+        return f"FactoredGradient(shape={tuple(self.shape)}, {form}, dtype={self.dtype}, device='{self.device}')"
 
     @property
     def data(self) -> Any:

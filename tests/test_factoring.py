@@ -88,7 +88,7 @@ def test_nothing_is_left_of_an_optimizer_that_its_parameters_refer_to() -> None:
     before = dict(factoring._requests)
     model = net()
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
-    model[0].weight.register_post_accumulate_grad_hook(partial(_step, optimizer))
+    model[0].weight.register_hook(partial(_step, optimizer))
     assert factoring._requests != before
     del model, optimizer
     gc.collect()
