@@ -97,7 +97,7 @@ def _gradients(
 ) -> tuple[float, list[str], list[Tensor]]:
     """The loss, and names and gradients of parameters and inputs, on copies of everything; in float64 if `widened`."""
     original, model = model, deep_copied(model)
-    pass_on_requests(original, model, by=model)
+    pass_on_requests(original, model)
     loss = deep_copied(loss) if isinstance(loss, nn.Module) else loss
     if widened:
         for module in (model, loss):

@@ -20,15 +20,16 @@ from manualgrad.matrix_products import accumulates_wider
 class FactoredGradient(Tensor):
     """scale * delta^T a, summed over pairs of factors, with the interface of a dense tensor of shape (m, n).
 
-    Invariants: the shape is (m, n), the layout contiguous, `requires_grad` False, and the factors are real, on the
-    gradient's device. Their dtype may be lower than the gradient's (autocast): products are taken in the gradient's dtype.
+    Invariants: shape (m, n), contiguous, `requires_grad` False; the factors are real, on the gradient's device. Their dtype
+    may be lower than the gradient's (autocast): products are taken in the gradient's dtype.
     `detach()` and `.data` share the value with the original, in-place changes included; `clone()` is a plain dense tensor.
     An operation that has no rule for factors first makes the value dense, for good and for everyone who shares it; from then
     on this is a dense tensor in all but its type, and `is_dense` says so.
 
     The factors are the layer's own tensors, not copies. If one of them was changed in place since the backward pass (say, an
-    input buffer that was filled with the next batch), using the gradient raises RuntimeError. Writes that PyTorch cannot see,
-    through NumPy or `.data`, go unnoticed: give the layer a copy of such a buffer.
+    input buffer that was filled with the next batch), using the gradient raises RuntimeError. Writes that PyTorch does not
+    count go unnoticed: through NumPy or `.data`, a batch norm's to its running statistics, a fused optimizer's to a parameter
+    of which a detached part is the input. Give the layer a copy of such a buffer.
 
     Args:
         delta: (r, m), the layer's error; floating point.
@@ -132,6 +133,10 @@ class FactoredGradient(Tensor):
                 delta = delta * factor
             else:
                 number *= factor
+        if (
+            number == 0 or number != number
+        ):  # as alpha, 0 would hide inf in the factors, and MKL takes float32's NaN for 1
+            delta, number = delta * number, 1.0
         return equations.add_weight_gradient(target, delta, a, alpha=number, beta=beta)
 
     def per_sample_norms(self) -> Tensor:
@@ -150,8 +155,8 @@ class FactoredGradient(Tensor):
             factors.check_versions("per_sample_norms()")
             samples = (-1, factors.rows_per_sample)
             delta, a = factors.delta.double().unflatten(0, samples), factors.a.double().unflatten(0, samples)
-            squared = equations.inner_products(delta, a, delta, a).clamp(min=0)
-            norms.append(squared.sqrt() * torch.as_tensor(factors.scale).abs())
+            squared = equations.inner_products(delta, a, delta, a)
+            norms.append(squared.clamp(min=0).sqrt() * torch.as_tensor(factors.scale).abs())
         return torch.cat(norms)
 
     def densify(self) -> Tensor:
@@ -175,10 +180,8 @@ class FactoredGradient(Tensor):
     # Parts of torch.Tensor that bypass the dispatcher.
 
     def __repr__(self, *, tensor_contents: Any = None) -> str:  # type: ignore[override]
-        shape, where = tuple(self.shape), f"dtype={self.dtype}, device='{self.device}'"
-        if self.is_dense:
-            return f"FactoredGradient(shape={shape}, dense, {where})"
-        return f"FactoredGradient(shape={shape}, rank={self.rank}, {where})"
+        form = "dense" if self.is_dense else f"rank={self.rank}"
+        return f"FactoredGradient(shape={tuple(self.shape)}, {form}, dtype={self.dtype}, device='{self.device}')"
 
     @property
     def data(self) -> Any:
@@ -200,10 +203,9 @@ class FactoredGradient(Tensor):
         return FactoredGradient.fallback(Tensor.tolist, (self,), {})
 
     def share_memory_(self) -> FactoredGradient:  # Module.share_memory
-        for tensor in (x for f in self.content.factors for x in (f.delta, f.a)):
-            tensor.share_memory_()
-        if self.content.dense is not None:
-            self.content.dense.share_memory_()
+        for tensor in (self.content.dense, *(x for f in self.content.factors for x in (f.delta, f.a))):
+            if tensor is not None:
+                tensor.share_memory_()
         return self
 
     def __dlpack__(self, **options: Any) -> Any:
@@ -240,9 +242,8 @@ def _rebuilt(shape: Any, dtype: torch.dtype, device: str, factors: list, dense: 
     """What pickle and deepcopy make of a gradient's parts. Versions are counted anew."""
     restored = tuple(Factors.of(*parts) for parts in factors)
     moved = restored[0].delta if restored else dense  # torch.load may have put them elsewhere
-    return FactoredGradient.of(
-        shape, dtype, torch.device(device) if moved is None else moved.device, Content(restored, dense)
-    )
+    where = torch.device(device) if moved is None else moved.device
+    return FactoredGradient.of(shape, dtype, where, Content(restored, dense))
 
 
 torch.serialization.add_safe_globals([_rebuilt])  # so that torch.load(weights_only=True) accepts one

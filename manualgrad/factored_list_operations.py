@@ -1,6 +1,7 @@
 """What factored gradients do in operations on whole lists of tensors: fused and foreach optimizers, loss scaling.
 
-Lists may mix factored gradients with dense ones.
+Lists may mix factored gradients with dense ones. What is changed in the middle of a list says so at once, by its version:
+the factors of a later gradient may be a part of it.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factored_norms import overflows
@@ -48,7 +50,17 @@ def fused_sgd(
 ) -> None:  # torch.optim.SGD(fused=True)
     velocities = velocities or [None] * len(weights)  # type: ignore[list-item]
     rest = [i for i, gradient in enumerate(gradients) if not has_factors(gradient)]
-    if rest:
+    skipped = found_inf is not None and bool(found_inf.item())
+    for w, gradient, velocity in zip(weights, gradients, velocities, strict=True):
+        if skipped or not has_factors(gradient):
+            continue
+        if grad_scale is not None:
+            divide_in_place(gradient, grad_scale.reshape(()))
+        made = update(w, gradient, None if is_first_step else velocity, options)
+        if is_first_step and made is not None:
+            velocity.copy_(made)
+        increment_version(w)
+    if rest:  # last: an input of the layers above may be a part of one of these weights
         torch._fused_sgd_(
             [weights[i] for i in rest],
             [g.densify() if isinstance(g := gradients[i], FactoredGradient) else g for i in rest],
@@ -58,16 +70,6 @@ def fused_sgd(
             found_inf=found_inf,
             **options,
         )
-    if found_inf is not None and found_inf.item():
-        return
-    for w, gradient, velocity in zip(weights, gradients, velocities, strict=True):
-        if not has_factors(gradient):
-            continue
-        if grad_scale is not None:
-            divide_in_place(gradient, grad_scale.reshape(()))
-        made = update(w, gradient, None if is_first_step else velocity, options)
-        if is_first_step and made is not None:
-            velocity.copy_(made)
 
 
 def for_each(operation: Callable[..., Any], in_place: bool) -> Callable[..., Any]:
@@ -78,6 +80,8 @@ def for_each(operation: Callable[..., Any], in_place: bool) -> Callable[..., Any
         for i, tensor in enumerate(tensors):
             own = (x[i] if isinstance(x, list | tuple) else x for x in arguments)
             results.append(operation(tensor, *own, **keywords))
+            if in_place:
+                increment_version(tensor)
         return None if in_place else results
 
     return loop

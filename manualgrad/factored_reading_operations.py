@@ -37,8 +37,22 @@ def vector_norm(
         # Where infinities of both signs meet in the Gram matrices, or squares leave float64's range, they tell nothing, but
         # clip_grad_norm_ treats inf and NaN differently. On a GPU, where looking would wait for it, NaN may stand for inf.
         norm = norm_by_tiles(gradient, 2)
-    norm = norm.to(dtype or gradient.dtype)
+    norm = _with_overflow(gradient, norm.to(dtype or gradient.dtype))
     return norm.view(1, 1) if keepdim else norm
+
+
+def _with_overflow(gradient: FactoredGradient, norm: Tensor) -> Tensor:
+    """The norm, so that clipping by it shows an overflow that is in the product alone.
+
+    Clipping multiplies by 0 after an infinite norm. An infinite entry becomes NaN then, but finite factors would become
+    zero and the step would pass in silence: the entries are written down. On a GPU, where looking would wait for it, the norm
+    is NaN instead.
+    """
+    if gradient.device.type != "cpu":
+        return torch.where(norm.isinf() & overflows(gradient).bool(), torch.nan, norm)
+    if norm.isinf() and gradient.delta.isfinite().all() and gradient.a.isfinite().all():
+        gradient.densify()
+    return norm
 
 
 @implements(aten.isnan.default)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import weakref
-from typing import Any, TypeVar
+from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
-from torch.utils.weak import WeakTensorKeyDictionary
 
 from manualgrad import equations
 from manualgrad.factored_gradient import FactoredGradient
@@ -17,35 +17,39 @@ from manualgrad.factored_gradient import FactoredGradient
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
-# Weight -> those who asked, held weakly: a discarded optimizer no longer counts. Kept beside the parameters, not on them, so
-# that they are copied and pickled as before.
-_wanted: Any = WeakTensorKeyDictionary()
+# How many living requests there are for a weight, by its id: a weak reference to a parameter would keep
+# `torch.__future__.set_swap_module_params_on_conversion` from swapping it.
+_requests: dict[int, int] = {}
+_MARK = "_keeps_factors"  # on a weight: wanted for as long as it lives
 
 
-class _Always:
-    """Who asks for `keep_factored`: a request that nothing withdraws."""
+class Request:
+    """While this lives, `Dense` hands the weights factored gradients where that saves memory."""
+
+    def __init__(self, weights: Iterable[Tensor]) -> None:
+        self.weights = {id(w): w for w in weights}  # held, so that no other tensor is given the id
+        for key in self.weights:
+            _requests[key] = _requests.get(key, 0) + 1
+        weakref.finalize(self, _withdraw, tuple(self.weights)).atexit = False
 
 
-_ALWAYS = _Always()
-
-
-def request(weight: Tensor, by: object) -> None:
-    """From now on, while `by` lives, `Dense` hands this weight a factored gradient where that saves memory."""
-    if weight not in _wanted:
-        _wanted[weight] = weakref.WeakSet()
-    _wanted[weight].add(by)
+def _withdraw(keys: Iterable[int]) -> None:
+    for key in keys:
+        _requests[key] -= 1
+        if not _requests[key]:
+            del _requests[key]
 
 
 def is_wanted(weight: Tensor) -> bool:
-    """Whether somebody who lives has asked for this very tensor."""
-    return bool(_wanted.get(weight))
+    """Whether somebody who lives has asked for this very tensor, or it is marked."""
+    return id(weight) in _requests or hasattr(weight, _MARK)
 
 
-def pass_on_requests(model: nn.Module, copied: nn.Module, by: object) -> None:
-    """Ask, while `by` lives, for each parameter of a deep copy what has been asked for the model's own."""
+def pass_on_requests(model: nn.Module, copied: nn.Module) -> None:
+    """Mark each parameter of a deep copy for whose original somebody asks."""
     for w, copied_w in zip(model.parameters(), copied.parameters(), strict=True):
         if is_wanted(w):
-            request(copied_w, by)
+            setattr(copied_w, _MARK, True)
 
 
 def keep_factored(model: ModuleT) -> ModuleT:
@@ -54,6 +58,9 @@ def keep_factored(model: ModuleT) -> ModuleT:
     Concerns the weights of the `Dense` layers in it. `torch.optim.SGD` (loop, foreach and fused), `clip_grad_norm_` and
     `GradScaler` work on the factors; other optimizers make them dense, once per step and with a `FactorsLostWarning`.
 
+    The weights are marked. The mark is pickled with them; a deep copy, and a conversion that makes new parameters
+    (`torch.__future__.set_swap_module_params_on_conversion`), leaves it behind: ask again after those.
+
     Raises:
         TypeError: not a module.
     """
@@ -61,7 +68,7 @@ def keep_factored(model: ModuleT) -> ModuleT:
         raise TypeError(f"keep_factored expected a torch.nn.Module, got {type(model).__name__}. Pass the model itself.")
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            request(module.weight, by=_ALWAYS)
+            setattr(module.weight, _MARK, True)
     return model
 
 
@@ -77,6 +84,9 @@ def may_keep_factors(weight: Tensor, a_below: Tensor) -> tuple[torch.dtype, int]
         return None
     if not (weight.is_leaf and weight.is_floating_point() and is_wanted(weight)):
         return None
+    base = a_below._base
+    if base is not None and base.is_leaf and base.requires_grad:
+        return None  # a part of another parameter, which its optimizer may change before this weight's turn
     return weight.dtype, math.prod(a_below.shape[1:-1])
 
 

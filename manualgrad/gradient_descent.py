@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from manualgrad.equations import descent
-from manualgrad.factoring import request
+from manualgrad.factoring import Request
 from manualgrad.gradient_descent_checks import as_list, check_flag, check_options
 from manualgrad.update_rule import update
 
@@ -80,9 +80,7 @@ class GradientDescent(Optimizer):
 
     def _request_factors(self) -> None:
         if self.factored:
-            for group in self.param_groups:
-                for w in group["params"]:
-                    request(w, by=self)
+            self._request = Request(w for group in self.param_groups for w in group["params"])
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "factored": self.factored}  # the base class keeps only what it knows

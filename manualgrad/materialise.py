@@ -34,7 +34,8 @@ def forbid_densify() -> Iterator[None]:
     """Inside, an operation that would lose the factors of a gradient raises RuntimeError, and the gradient keeps them.
 
     For tests that a training step stays factored. It concerns operations that have no rule for factors; what is dense by
-    design stays allowed: `clone`, `to_dense`, clipping by value, folding past the limit of accumulated rows, DDP's `copy_`.
+    design stays allowed: `clone`, `to_dense`, clipping by value, folding past the limit of accumulated rows, DDP's `copy_`, and
+    a norm that is infinite although the factors are not.
     """
     global _forbidden
     _forbidden += 1

@@ -40,7 +40,7 @@ def copied_optimizer(optimizer: Optimizer, model: nn.Module, memo: dict[int, Any
             f"Make it from this model: {name}(model.parameters(), ...)."
         )
     optimizer_copy = copy.deepcopy(optimizer, memo)
-    pass_on_requests(model, memo[id(model)], by=optimizer_copy)
+    pass_on_requests(model, memo[id(model)])
     return optimizer_copy
 
 

@@ -76,6 +76,32 @@ def ddp_bucket_views() -> tuple[nn.Module, nn.Module]:
     return module, alone()
 
 
+def ddp_static_graph() -> tuple[nn.Module, nn.Module]:
+    module = model()
+    wrapped = DistributedDataParallel(module, static_graph=True)
+    train(wrapped, mg.GradientDescent(module.parameters(), lr=0.05), *halves())
+    return module, alone()
+
+
+def ddp_with_unused_layers() -> tuple[nn.Module, nn.Module]:
+    """A layer that takes part in every other step only."""
+
+    class Sometimes(nn.Module):
+        def __init__(self, layers: nn.Sequential) -> None:
+            super().__init__()
+            self.layers, self.calls = layers, 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.calls += 1
+            return self.layers(x) if self.calls % 2 else self.layers[4](torch.tanh(x))
+
+    module, expected = model(), mg.revert(model())
+    wrapped = DistributedDataParallel(Sometimes(module), find_unused_parameters=True)
+    train(wrapped, mg.GradientDescent(module.parameters(), lr=0.05), *halves())
+    train(Sometimes(expected), torch.optim.SGD(expected.parameters(), lr=0.05), *batch())
+    return module, expected
+
+
 def ddp_accumulating() -> tuple[nn.Module, nn.Module]:
     """Two micro-batches a step, the first without communication."""
     module = model()
@@ -136,6 +162,8 @@ CASES: dict[str, Callable[[], tuple[nn.Module, nn.Module]]] = {
     "DDP with dense gradients": lambda: ddp(factored=False),
     "DDP with clipping": ddp_clipped,
     "DDP with gradients in buckets": ddp_bucket_views,
+    "DDP with a static graph": ddp_static_graph,
+    "DDP with unused layers": ddp_with_unused_layers,
     "DDP accumulating without communication": ddp_accumulating,
     "DDP around what is converted later": ddp_converted_inside,
     "FSDP2": fsdp,

@@ -155,3 +155,17 @@ def test_a_module_is_moved_with_live_gradients() -> None:
     gradient = model[0].weight.grad
     assert isinstance(gradient, mg.FactoredGradient) and gradient.device.type == "cpu" and not gradient.is_dense
     torch.testing.assert_close(gradient.to_dense(), dense.cpu(), rtol=1e-12, atol=1e-12)
+
+
+def test_a_step_after_an_unchecked_clip_shows_an_overflow_of_the_product() -> None:
+    weight = nn.Parameter(torch.zeros(33, 47, device="cuda"))
+    weight.grad = mg.FactoredGradient(
+        torch.full((2, 33), 1e30, device="cuda"), torch.full((2, 47), 1e30, device="cuda")
+    )
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        clip_grad_norm_([weight], 1.0)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    mg.GradientDescent([weight], lr=0.1).step()
+    assert weight.isnan().any()

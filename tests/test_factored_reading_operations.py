@@ -2,6 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 import torch
@@ -67,7 +68,7 @@ def test_a_norm_is_infinite_or_nan_where_the_dense_one_is(
     expected = torch.linalg.vector_norm(gradient.to_dense(), order)
     assert not expected.isfinite()
     torch.testing.assert_close(torch.linalg.vector_norm(gradient, order), expected, equal_nan=True)
-    assert not gradient.is_dense
+    assert gradient.is_dense == (spoil is too_large_a_product)
 
 
 @pytest.mark.parametrize("spoil", [*SPOILERS, too_large_products_that_cancel])
@@ -76,7 +77,7 @@ def test_clipping_raises_where_it_is_asked_to(spoil: Callable[[Tensor, Tensor], 
     parameter.grad = spoilt(spoil)
     with pytest.raises(RuntimeError, match="for gradients from `parameters` is non-finite"):
         clip_grad_norm_([parameter], 1.0, error_if_nonfinite=True)
-    assert not parameter.grad.is_dense
+    assert parameter.grad.is_dense == (spoil is too_large_a_product)
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)
@@ -129,3 +130,52 @@ def test_an_anomaly_is_still_found() -> None:
         ):
             output.sum().backward()
     del optimizer
+
+
+@pytest.mark.parametrize("order", [1, 2, float("inf")])
+@pytest.mark.parametrize("spoil", SPOILERS)
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(mg.GradientDescent, lr=0.1),
+        partial(mg.GradientDescent, lr=0.1, momentum=0.9),
+        partial(torch.optim.SGD, lr=0.1, foreach=True),
+        partial(torch.optim.SGD, lr=0.1, fused=True),
+    ],
+    ids=["plain", "momentum", "foreach", "fused"],
+)
+def test_a_step_after_an_unchecked_clip_shows_nan_where_a_dense_one_does(
+    make: Callable[..., torch.optim.Optimizer], spoil: Callable[[Tensor, Tensor], None], order: float
+) -> None:
+    weights = []
+    for gradient in (spoilt(spoil), spoilt(spoil).to_dense()):
+        weight = nn.Parameter(torch.zeros(33, 47))
+        weight.grad = gradient
+        clip_grad_norm_([weight], 1.0, norm_type=order)
+        make([weight]).step()
+        weights.append(weight.detach())
+    assert weights[1].isnan().any()
+    torch.testing.assert_close(*weights, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("number", [float("nan"), 0.0])
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_adding_a_gradient_that_was_scaled_by_what_is_no_usual_number(
+    rows: int, number: float, dtype: torch.dtype
+) -> None:
+    """A float32 product of MKL's with alpha = NaN is the product with alpha = 1."""
+    gradient = mg.FactoredGradient(random(rows, 33).to(dtype), random(rows, 47, seed=1).to(dtype))
+    expected = gradient.to_dense() * number
+    gradient.mul_(torch.tensor(number))
+    target = torch.zeros(33, 47, dtype=dtype)
+    torch.testing.assert_close(gradient.add_to(target, alpha=-0.5), -0.5 * expected, equal_nan=True)
+    torch.testing.assert_close(gradient.to_dense(), expected, equal_nan=True)
+
+
+def test_not_a_number_in_one_gradient_makes_every_clipped_step_nan() -> None:
+    parameters = [nn.Parameter(torch.zeros(33, 47)) for _ in range(2)]
+    parameters[0].grad, parameters[1].grad = spoilt(not_a_number), spoilt(lambda delta, a: None)
+    clip_grad_norm_(parameters, 1.0)
+    mg.GradientDescent(parameters, lr=0.1).step()
+    assert all(p.isnan().all() for p in parameters)

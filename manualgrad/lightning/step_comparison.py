@@ -63,7 +63,7 @@ class _TrainingStep(nn.Module):
     def __init__(self, module: LightningModule, run_step: Callable[..., Any]) -> None:
         super().__init__()
         self.module = copy.deepcopy(module)
-        pass_on_requests(module, self.module, by=self)
+        pass_on_requests(module, self.module)
         self.module.log = self.module.log_dict = _log_nothing  # type: ignore[method-assign]
         self.run_step = run_step
 
