@@ -6,6 +6,7 @@ import copy
 import csv
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning_runs import fitted, quiet_trainer, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -370,10 +372,10 @@ def test_names_the_layers_that_explode_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_a_healthy_run_raises_no_alarm(tmp_path: Path, activation: str) -> None:
-    monitor = BackpropMonitor(every_n_steps=5)  # warnings are errors
+    monitor = BackpropMonitor(every_n_steps=2)  # warnings are errors
     module = BackpropModule((64, 32, 10), activation=activation)
-    fitted(tmp_path, module, callbacks=[monitor], max_epochs=8, limit_train_batches=1.0, limit_val_batches=0)
-    assert len(monitor.history) == 2 * (320 // 5 + 1)
+    fitted(tmp_path, module, callbacks=[monitor], max_epochs=2, limit_train_batches=1.0, limit_val_batches=0)
+    assert len(monitor.history) == 2 * (80 // 2 + 1)
 
 
 def test_a_resumed_run_does_not_warn_again(tmp_path: Path) -> None:
@@ -422,6 +424,18 @@ def test_layers_may_be_made_late(tmp_path: Path) -> None:
             self.model = net("tanh", None)
 
     assert len(watched(tmp_path, Late(nn.Identity())).history) == 6
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_sharded_weights_are_refused(strategy: Any) -> None:
+    """Before any process group is made. Lightning itself refuses these strategies without a GPU, so only they are made here."""
+    trainer: Any = SimpleNamespace(strategy=strategy())
+    with pytest.raises(ValueError) as error:
+        BackpropMonitor().setup(trainer, BackpropModule((64, 10)), "fit")
+    assert str(error.value) == (
+        f"BackpropMonitor expected whole weights on every process, got {strategy.__name__}, which shards them. "
+        'Remove the callback, or pass Trainer(strategy="ddp").'
+    )
 
 
 def test_needs_automatic_optimization(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_warn
 
 from manualgrad.dense import Dense
+from manualgrad.idle_units import SATURATED_BELOW
 from manualgrad.lightning.backprop_plot import plot
 from manualgrad.lightning.layer_histograms import write_histograms
 from manualgrad.lightning.layer_probe import LayerProbe
@@ -68,7 +69,7 @@ class BackpropMonitor(Callback):
     def __init__(
         self,
         every_n_steps: int = 50,
-        saturated_below: float = 0.01,
+        saturated_below: float = SATURATED_BELOW,
         vanishing_below: float = 1e-3,
         exploding_above: float = 1e3,
         histograms_every_n_steps: int = 500,
