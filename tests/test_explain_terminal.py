@@ -1,8 +1,8 @@
 """print(trace): the four steps with every number, against the hand; notes where an equation does not hold; rich."""
 
 import re
-from dataclasses import replace
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
