@@ -131,6 +131,16 @@ def test_the_numbers_are_those_of_autograd_and_of_the_weights(
         assert record.update_ratio == pytest.approx(((after - before).norm() / before.norm()).item(), rel=1e-9)
 
 
+def test_of_an_optimizer_that_computes_the_loss_again_the_first_time_counts(tmp_path: Path) -> None:
+    module = Regression(net("sigmoid", "relu", None), torch.optim.LBFGS)
+    expected, before = by_autograd(module, *next(iter(data()))), copy.deepcopy(module)
+    monitor = watched(tmp_path, module, precision="64-true", limit_train_batches=1)
+    for i, record in enumerate(monitor.history):
+        assert (record.delta_norm, record.grad_norm) == pytest.approx(expected[record.layer], rel=1e-12)
+        old, new = before.model[i].weight, module.model[i].weight
+        assert record.update_ratio == pytest.approx(((new - old).norm() / old.norm()).item(), rel=1e-9)
+
+
 def test_saturated_and_dead_units_are_counted(tmp_path: Path) -> None:
     model = net("sigmoid", "relu", "tanh", "leaky_relu", None)
     with torch.no_grad():

@@ -52,6 +52,7 @@ class LayerProbe:
     @torch.no_grad()
     def before_update(self, optimizer: torch.optim.Optimizer, loss_scale: float) -> None:
         """Called with the gradients as the optimizer will get them, or before they are clipped."""
+        self._hook.remove()  # an optimizer such as LBFGS computes the loss again, with other weights
         weight = self.layer.weight
         if self._delta_squared is not None:
             self._delta_squared = self._delta_squared / loss_scale**2
