@@ -64,7 +64,7 @@ def main() -> None:
         if activation == "sigmoid":
             bound = [errors[-1] / 4**i for i in reversed(range(len(errors)))]
             figure.axes[0].plot(bound, "--", color="#555555", label="¼ at each layer: the largest σ′")
-            figure.axes[0].legend()
+            figure.axes[0].legend(loc="upper left", fontsize="small")
         figure.savefig(picture, dpi=150)
 
 

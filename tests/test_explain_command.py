@@ -110,6 +110,15 @@ def test_open_shows_the_page_in_the_browser(tmp_path):
             ["--plot", "nowhere/plot.png"],
             "Expected --plot to be a file in a folder that exists, got nowhere/plot.png. Make nowhere first.",
         ),
+        (["--out", "."], "Expected --out to be a file, got ., which is a folder. Name a file in it."),
+        (
+            ["--out", "step.svg", "--plot", "./step.svg"],
+            "Expected --out and --plot to be two files, got step.svg for both. Rename one of them.",
+        ),
+        (
+            ["--seed", str(2**64)],
+            f"Expected --seed to fit 64 bits, got {2**64}. Pass for example --seed 0.",
+        ),
         (
             ["--plot", "plot.xyz"],
             "Expected --plot to end in a format that matplotlib writes, such as .png, .svg or .pdf, got plot.xyz.",

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from io import StringIO
 from typing import Any
 
@@ -88,19 +89,39 @@ def test_large_arrays_are_summed_up() -> None:
     model = mg.MLP([64, 30, 10], "relu")
     with torch.no_grad():
         model[0].weight[:3] = 0
+        model[0].bias[:3] = -1
     trace = mg.trace(model, mg.SoftmaxCrossEntropyLoss(), torch.rand(32, 64), torch.randint(10, (32,)))
     text, layer = str(trace), trace.layers[0]
-    dead = 100 * (layer.a == 0).double().mean()
+    zero, dead = (100 * which.double().mean() for which in (layer.a == 0, (layer.a == 0).all(0)))
+    assert 0 < dead < zero
     assert (
         f"    w (30, 64): norm {layer.weight_before.double().norm():.4g}, mean {layer.weight_before.double().mean():.4g}, 10 % zero"
         in text
     )
     assert (
         f"    a (32, 30): norm {layer.a.double().norm():.4g}, mean {layer.a.double().mean():.4g}, "
-        f"{dead:.3g} % zero, {dead:.3g} % saturated (sigma'(z) below 0.01)\n"
+        f"{zero:.3g} % zero, {dead:.3g} % of the units dead (sigma'(z) is 0 for the whole batch)\n"
     ) in text
     assert len(text.splitlines()) < 70
     assert max(map(len, text.splitlines())) < 120
+
+
+def test_saturated_entries_are_counted_as_the_monitor_counts() -> None:
+    model = mg.MLP([1, 20, 1], "sigmoid")
+    with torch.no_grad():
+        model[0].weight.zero_(), model[0].bias.zero_()
+        model[0].bias[:3] = torch.tensor([4.58, 4.59, -9.0])  # sigma' is 0.01005, 0.00995 and 0.0001
+    text = str(mg.trace(model, mg.QuadraticLoss(), torch.zeros(2, 1), torch.zeros(2, 1)))
+    assert "0 % zero, 10 % saturated (|sigma'(z)| below 0.01)\n" in text
+
+
+def test_of_an_activation_that_is_no_longer_known_nothing_is_said() -> None:
+    model = mg.MLP([1, 20, 1], "tanh")
+    trace = mg.trace(model, mg.QuadraticLoss(), torch.ones(2, 1), torch.zeros(2, 1))
+    elsewhere = replace(
+        trace, layers=(replace(trace.layers[0], activation="defined in another process"), trace.layers[1])
+    )
+    assert "saturated" in str(trace) and "saturated" not in str(elsewhere)
 
 
 class Branched(nn.Module):

@@ -14,6 +14,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins import MixedPrecision
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from lightning_runs import fitted, quiet_trainer, weights
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor, nn
@@ -110,8 +111,10 @@ OPTIMIZERS: dict[str, tuple[Any, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("clip", [None, 0.01])
-@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize(
+    ("optimizer", "clip"),
+    [*((name, None) for name in OPTIMIZERS), ("plain", 0.01), ("momentum", 0.01), ("AdamW", 0.01)],  # w copied or not
+)
 def test_the_numbers_are_those_of_autograd_and_of_the_weights(
     tmp_path: Path, optimizer: str, clip: float | None
 ) -> None:
@@ -126,6 +129,16 @@ def test_the_numbers_are_those_of_autograd_and_of_the_weights(
     for record in monitor.history:
         before, after = (weights[f"{record.layer}.weight"] for weights in seen.seen[record.step])
         assert record.update_ratio == pytest.approx(((after - before).norm() / before.norm()).item(), rel=1e-9)
+
+
+def test_of_an_optimizer_that_computes_the_loss_again_the_first_time_counts(tmp_path: Path) -> None:
+    module = Regression(net("sigmoid", "relu", None), torch.optim.LBFGS)
+    expected, before = by_autograd(module, *next(iter(data()))), copy.deepcopy(module)
+    monitor = watched(tmp_path, module, precision="64-true", limit_train_batches=1)
+    for i, record in enumerate(monitor.history):
+        assert (record.delta_norm, record.grad_norm) == pytest.approx(expected[record.layer], rel=1e-12)
+        old, new = before.model[i].weight, module.model[i].weight
+        assert record.update_ratio == pytest.approx(((new - old).norm() / old.norm()).item(), rel=1e-9)
 
 
 def test_saturated_and_dead_units_are_counted(tmp_path: Path) -> None:
@@ -370,10 +383,10 @@ def test_names_the_layers_that_explode_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("activation", ["relu", "sigmoid"])
 def test_a_healthy_run_raises_no_alarm(tmp_path: Path, activation: str) -> None:
-    monitor = BackpropMonitor(every_n_steps=5)  # warnings are errors
+    monitor = BackpropMonitor(every_n_steps=2)  # warnings are errors
     module = BackpropModule((64, 32, 10), activation=activation)
-    fitted(tmp_path, module, callbacks=[monitor], max_epochs=8, limit_train_batches=1.0, limit_val_batches=0)
-    assert len(monitor.history) == 2 * (320 // 5 + 1)
+    fitted(tmp_path, module, callbacks=[monitor], max_epochs=2, limit_train_batches=1.0, limit_val_batches=0)
+    assert len(monitor.history) == 2 * (80 // 2 + 1)
 
 
 def test_a_resumed_run_does_not_warn_again(tmp_path: Path) -> None:
@@ -422,6 +435,18 @@ def test_layers_may_be_made_late(tmp_path: Path) -> None:
             self.model = net("tanh", None)
 
     assert len(watched(tmp_path, Late(nn.Identity())).history) == 6
+
+
+@pytest.mark.parametrize("strategy", [FSDPStrategy, ModelParallelStrategy])
+def test_sharded_weights_are_refused(tmp_path: Path, strategy: Any) -> None:
+    trainer: Any = quiet_trainer(tmp_path)
+    trainer._accelerator_connector.strategy = strategy()  # FSDP as an argument is refused by Lightning without a GPU
+    with pytest.raises(ValueError) as error:
+        BackpropMonitor().setup(trainer, BackpropModule((64, 10)), "fit")
+    assert str(error.value) == (
+        f"BackpropMonitor expected whole weights on every process, got {strategy.__name__}, which shards them. "
+        'Remove the callback, or pass Trainer(strategy="ddp").'
+    )
 
 
 def test_needs_automatic_optimization(tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from manualgrad.explain.displayed_numbers import displayed
 from manualgrad.explain.equation_checks import as_rows
+from manualgrad.idle_units import SATURATED_BELOW, dead_units, saturated_entries
 
 
 GAP = " " * 4
 LARGEST = 10  # rows and columns of an array that is written whole
-SATURATED = 0.01  # where |sigma'(z)| is below this, next to nothing of an error gets through
 
 
 class Block(NamedTuple):
@@ -40,8 +40,8 @@ def block(name: str, x: Tensor) -> Block:
     return Block(titled(name, x), rows)
 
 
-def summary(name: str, x: Tensor, derivative: Tensor | None = None) -> str:
-    """Norm, mean and share of zeros in one line; with sigma'(z), also the share of saturated entries."""
+def summary(name: str, x: Tensor) -> str:
+    """Norm, mean and share of zeros in one line."""
     if x.numel() == 0:
         return f"{titled(name, x)}: empty"
     entries = x.abs() if x.is_complex() else x
@@ -51,11 +51,18 @@ def summary(name: str, x: Tensor, derivative: Tensor | None = None) -> str:
         f"mean {displayed(entries.mean().item())}",
         f"{share(x == 0)} zero",
     ]
-    if derivative is not None:
-        said.append(f"{share(derivative.abs() < SATURATED)} saturated (sigma'(z) below {SATURATED})")
     if not x.isfinite().all():
         said.append(f"{int((~x.isfinite()).sum())} of {x.numel()} not finite")
     return f"{titled(name, x)}: {', '.join(said)}"
+
+
+def idle(derivative: Tensor, is_rectifying: bool) -> str:
+    """Which share of a layer learns nothing in this batch, from sigma'(z); counted as `BackpropMonitor` counts."""
+    if derivative.numel() == 0:
+        return ""
+    if is_rectifying:
+        return f"{share(dead_units(derivative))} of the units dead (sigma'(z) is 0 for the whole batch)"
+    return f"{share(saturated_entries(derivative))} saturated (|sigma'(z)| below {SATURATED_BELOW})"
 
 
 def titled(name: str, x: Tensor) -> str:

@@ -75,6 +75,8 @@ def _check(options: argparse.Namespace) -> None:
     """Everything that can be known to fail, before anything is computed."""
     if options.steps < 1:
         raise ValueError(f"Expected --steps to be at least 1, got {options.steps}. Pass for example --steps 10.")
+    if not -(2**63) <= options.seed < 2**64:  # what torch.manual_seed takes
+        raise ValueError(f"Expected --seed to fit 64 bits, got {options.seed}. Pass for example --seed 0.")
     if options.checkpoint is not None:
         given = [f"--{name.replace('_', '-')}" for name in OF_A_FRESH_NET if getattr(options, name) is not None]
         if given:
@@ -92,6 +94,10 @@ def _check(options: argparse.Namespace) -> None:
             raise ValueError(
                 f"Expected {name} to be a file in a folder that exists, got {file}. Make {file.parent} first."
             )
+        if file is not None and file.is_dir():
+            raise ValueError(f"Expected {name} to be a file, got {file}, which is a folder. Name a file in it.")
+    if options.out is not None and options.plot is not None and options.out.resolve() == options.plot.resolve():
+        raise ValueError(f"Expected --out and --plot to be two files, got {options.out} for both. Rename one of them.")
     if options.out is not None:
         require("jinja2", extra="demo", purpose="manualgrad explain --out")
     if options.plot is not None:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from manualgrad.explain.blocks import Block, beside, block, is_small, summary
+from manualgrad.activation import activation_named
+from manualgrad.explain.blocks import Block, beside, block, idle, is_small, summary
 from manualgrad.explain.displayed_numbers import displayed
 from manualgrad.explain.equation_checks import (
     calls_of,
@@ -18,6 +19,7 @@ from manualgrad.explain.equation_checks import (
     total_gradients,
     update_is_plain,
 )
+from manualgrad.idle_units import is_rectifying
 
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def _forward(trace: Trace) -> Iterator[Part]:
             ("b", layer.bias_before),
             ("z", layer.z),
             ("a", layer.a),
-            derivative=None if layer.activation == "identity" else layer.derivative,
+            of_a=_idle(layer),
         )
 
 
@@ -147,11 +149,23 @@ def _layer(layer: TracedLayer, note: str) -> Line:
     return Line(f"\n  {name}{again}{note}", "bold")
 
 
-def _arrays(*named: tuple[str, Tensor | None], derivative: Tensor | None = None) -> Iterator[Part]:
-    """Small arrays whole, to stand side by side; a line for each large one."""
+def _idle(layer: TracedLayer) -> str:
+    if layer.activation == "identity":
+        return ""
+    try:
+        sigma = activation_named(layer.activation)
+    except ValueError:  # unpickled where nobody has defined it
+        return ""
+    return idle(layer.derivative, is_rectifying(sigma))
+
+
+def _arrays(*named: tuple[str, Tensor | None], of_a: str = "") -> Iterator[Part]:
+    """Small arrays whole, to stand side by side; a line for each large one, with what else is to say of a."""
     present = [(name, x) for name, x in named if x is not None]
     for small, group in groupby(present, key=lambda pair: is_small(pair[1])):
         if small:
             yield [block(name, x) for name, x in group]
         else:
-            yield from (Line(f"{INDENT}{summary(n, x, derivative if n == 'a' else None)}") for n, x in group)
+            for name, x in group:
+                more = f", {of_a}" if of_a and name == "a" else ""
+                yield Line(f"{INDENT}{summary(name, x)}{more}")

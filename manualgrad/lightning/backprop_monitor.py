@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_warn
 
 from manualgrad.dense import Dense
+from manualgrad.idle_units import SATURATED_BELOW
 from manualgrad.lightning.backprop_plot import plot
 from manualgrad.lightning.layer_histograms import write_histograms
 from manualgrad.lightning.layer_probe import LayerProbe
@@ -52,7 +53,8 @@ class BackpropMonitor(Callback):
 
     It costs, sampling every 50 steps, about 2 to 3 % of a step, nearly all of it in Lightning's own `log`: 2.3 and 3.1 % for
     64-128-10, 1.5 and 3.1 % for 512-1024-1024-512 (no logger and CSV, batch 32, one core, medians of runs in turn, which
-    scatter by about 1.5 %: `python -m manualgrad.bench.monitor`). With TensorBoard 64-128-10 took 5 %.
+    scatter by about 1.5 %: `python -m manualgrad.bench.monitor`). TensorBoard takes as much again to write the numbers: 5.1 and
+    5.4 % for 64-128-10. Sample half as often where that is too much.
 
     Args:
         every_n_steps: how many optimizer steps lie between two samples.
@@ -68,7 +70,7 @@ class BackpropMonitor(Callback):
     def __init__(
         self,
         every_n_steps: int = 50,
-        saturated_below: float = 0.01,
+        saturated_below: float = SATURATED_BELOW,
         vanishing_below: float = 1e-3,
         exploding_above: float = 1e3,
         histograms_every_n_steps: int = 500,

@@ -13,6 +13,7 @@ from manualgrad import equations
 from manualgrad.activations import Activation, identity
 from manualgrad.dense import Dense
 from manualgrad.gradient_descent import GradientDescent
+from manualgrad.idle_units import dead_units, is_rectifying, saturated_entries
 from manualgrad.lightning.layer_histograms import thinned
 
 
@@ -51,6 +52,7 @@ class LayerProbe:
     @torch.no_grad()
     def before_update(self, optimizer: torch.optim.Optimizer, loss_scale: float) -> None:
         """Called with the gradients as the optimizer will get them, or before they are clipped."""
+        self._hook.remove()  # an optimizer such as LBFGS computes the loss again, with other weights
         weight = self.layer.weight
         if self._delta_squared is not None:
             self._delta_squared = self._delta_squared / loss_scale**2
@@ -108,12 +110,12 @@ class LayerProbe:
             a.register_hook(partial(self._after_backward, activation=layer.activation, kept=kept))
 
     def _look_at_slopes(self, activation: Activation, kept: Tensor) -> None:
-        slope = activation.derivative(kept).abs()
+        slope = activation.derivative(kept)
         if is_rectifying(activation):
-            dead = (slope == 0).flatten(0, -2).all(0) if slope.dim() > 1 else slope == 0
+            dead = dead_units(slope)
             self._dead = dead if self._dead is None else self._dead & dead
         else:
-            saturated = (slope < self.saturated_below).sum()
+            saturated = saturated_entries(slope, self.saturated_below).sum()
             self._saturated = saturated if self._saturated is None else self._saturated + saturated
             self._entries += slope.numel()
 
@@ -126,12 +128,6 @@ class LayerProbe:
         self._delta_squared = squared if self._delta_squared is None else self._delta_squared + squared
         if self.samples is not None:
             self.samples["delta"] = thinned(delta.flatten(0, -2) if delta.dim() > 1 else delta.unsqueeze(0))
-
-
-def is_rectifying(activation: Activation) -> bool:
-    """Whether sigma' is exactly 0 left of 0, as relu's is: such a unit can be dead, a sigmoid can only be saturated."""
-    z = torch.tensor([-1.0])
-    return bool(activation.derivative(activation.value(z) if activation.from_output else z) == 0)
 
 
 def _norm(x: Tensor) -> Tensor:

@@ -77,7 +77,8 @@ def _notes(q: Quantities, formula: Formula | None, has_classes: bool) -> list[st
     if formula is None:
         notes.append("No formula that the page knows gives this loss. Its value and gradient are those of the step.")
     else:
-        notes.append("i counts the r examples of the batch and k the outputs; N is the number of all outputs.")
+        of_all = "; N is the number of all outputs" if formula.count == "N" else ""
+        notes.append(f"i counts the r examples of the batch and k the outputs{of_all}.")
     if has_classes:
         notes.append("The targets are class indices. They are shown as rows y with a 1 at the class.")
     if not q.outputs_chained:
