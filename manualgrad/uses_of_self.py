@@ -17,7 +17,18 @@ REACHES_ALL = frozenset(
     "_modules __dict__ __getattr__ __getattribute__ children named_children modules named_modules get_submodule".split()
 )
 _ASKS = ("super", "isinstance", "issubclass", "type", "len", "id", "hasattr")  # functions that do not look inside
-_PASSES_ITEMS_ON = ("enumerate", "reversed", "zip", "list", "tuple", "iter", "items", "values", "children", "named_children")
+_PASSES_ITEMS_ON = (
+    "enumerate",
+    "reversed",
+    "zip",
+    "list",
+    "tuple",
+    "iter",
+    "items",
+    "values",
+    "children",
+    "named_children",
+)
 
 
 def is_a_frameworks(cls: type) -> bool:
@@ -88,7 +99,7 @@ def _uses_in(scope: ast.AST, self_name: str) -> Iterator[tuple[str, str]]:
             parent = parents[node]
             if isinstance(parent, ast.Attribute):
                 yield parent.attr, _use(parent, parents, scope)
-            elif not (isinstance(parent, ast.Return) or _is_asked_about(node, parents)):
+            elif not (isinstance(parent, ast.Return) or _is_asked_about(node, parents) or _calls(parent, node)):
                 yield UNKNOWN, OTHERWISE
 
 
@@ -132,4 +143,8 @@ def _is_called(node: ast.AST, parents: dict[ast.AST, ast.AST]) -> bool:
     call = parents[node]
     if not isinstance(call, ast.Call):
         return False
-    return call.func is node or (call.args[:1] == [node] and ast.unparse(call.func).endswith("checkpoint"))
+    return _calls(call, node) or (call.args[:1] == [node] and ast.unparse(call.func).endswith("checkpoint"))
+
+
+def _calls(call: ast.AST, node: ast.AST) -> bool:
+    return isinstance(call, ast.Call) and call.func is node

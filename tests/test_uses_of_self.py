@@ -33,6 +33,9 @@ class Whole(Model, Generic[Item]):
         super(Model, self).train(mode)
         return self
 
+    def loss(self, x):
+        return self(x).sum()
+
     def forward(self, x):
         for i in range(self.depth()):
             x = self.blocks[i](x)
