@@ -54,7 +54,8 @@ def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[st
 
     Compared are outputs, gradients and second derivatives, with the reference's, a float64 truth and finite differences;
     for every subset of what may require a gradient; for inputs that are non-contiguous, expanded, empty, of more or
-    fewer axes, complex; then what is changed in place, leaked and saved, under no_grad and around it; autocast, torch.compile, vmap, jvp, copies, CUDA.
+    fewer axes, complex; then what is changed in place, leaked and saved, under no_grad and around it;
+    autocast, torch.compile, vmap, jvp, copies, CUDA.
 
     Where the reference works and the layer raises, that is a failure, unless the layer refuses clearly: an error raised by
     its own forward pass, or PyTorch's sentence about what it lacks (a `jvp`, a vmap rule, a second derivative). Such a row
