@@ -49,7 +49,7 @@ class GetAttr(Model):
 
 class Modules(Model):
     def forward(self, x):
-        return self._modules["net"][0](x)  # type: ignore[index, union-attr]
+        return self._modules["net"][0](x)  # type: ignore[index]
 
 
 class Children(Model):
@@ -93,7 +93,7 @@ class WrittenOutside(Model):
 
 
 class Partial(Model):
-    forward = functools.partialmethod(first_layer)  # type: ignore[assignment]
+    forward = functools.partialmethod(first_layer)
 
 
 class PatchedLater(Model):
@@ -139,7 +139,7 @@ class KeptAside(Model):
 class Holder(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.part = Whole()
+        self.part: Any = Whole()
 
     def forward(self, x):
         return self.part.net[0](x)
@@ -152,7 +152,7 @@ class HolderOfSeveral(nn.Module):
 
     def forward(self, x):
         for part in self.parts:
-            x = part.net[0](x)  # type: ignore[index, operator, union-attr]
+            x = part.net[0](x)  # type: ignore[index, operator]
         return x
 
 
@@ -161,7 +161,7 @@ class OwnForward(nn.Sequential):
         super().__init__(nn.Sequential(nn.Linear(4, 4), nn.ReLU()))
 
     def forward(self, x):
-        return self[0][0](x)
+        return self[0][0](x)  # type: ignore[index]
 
 
 def second_of_two_with_one_name() -> nn.Module:
