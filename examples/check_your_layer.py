@@ -17,7 +17,7 @@ Expected output:
     jvp              not supported   NotImplementedError: You must implement the jvp function for custom autograd.Function t...
     ...
 
-    18 passed, 0 failed, 1 not supported, 3 not applicable.
+    21 passed, 0 failed, 1 not supported, 3 not applicable.
 """
 
 import torch

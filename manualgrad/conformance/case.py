@@ -95,7 +95,8 @@ def gradients(
         return [torch.zeros_like(x) for x in wanted]
     sent = upstream(results) if sent is None else sent
     found = torch.autograd.grad(results, wanted, sent, allow_unused=True, **options)
-    return [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, found, strict=True)]
+    dense = [g.to_dense() if g is not None and g.is_sparse else g for g in found]  # nn.Embedding(sparse=True)
+    return [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, dense, strict=True)]
 
 
 def _callable(subject: Any, role: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manualgrad.conformance import copies, derivatives, execution, layouts, memory, transforms
+from manualgrad.conformance import copies, derivatives, execution, layouts, memory, surroundings, transforms
 from manualgrad.conformance.case import Case
 from manualgrad.conformance.diagnosis import GRADIENT_LINE
 from manualgrad.conformance.result import Check, Conformance, Failed, NotApplicable, NotSupported, in_brief
@@ -26,6 +26,7 @@ CHECKS: dict[str, Callable[[Case], str]] = {
     "non-contiguous": layouts.non_contiguous,
     "expanded": layouts.expanded,
     "upstream layout": layouts.upstream_layouts,
+    "batch of one": layouts.batch_of_one,
     "empty batch": layouts.empty_batch,
     "more axes": layouts.more_axes,
     "fewer axes": layouts.fewer_axes,
@@ -33,6 +34,8 @@ CHECKS: dict[str, Callable[[Case], str]] = {
     "memory leak": memory.leak,
     "saved tensors": memory.saved,
     "determinism": memory.determinism,
+    "no_grad": surroundings.without_gradients,
+    "surroundings": surroundings.surroundings,
     "autocast": execution.autocast,
     "torch.compile": execution.compiled,
     "vmap": transforms.vmap,
@@ -51,7 +54,8 @@ def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[st
 
     Compared are outputs, gradients and second derivatives, with the reference's, a float64 truth and finite differences;
     for every subset of what may require a gradient; for inputs that are non-contiguous, expanded, empty, of more or
-    fewer axes, complex; then what is changed in place, leaked and saved; autocast, torch.compile, vmap, jvp, copies, CUDA.
+    fewer axes, complex; then what is changed in place, leaked and saved, under no_grad and around it;
+    autocast, torch.compile, vmap, jvp, copies, CUDA.
 
     Where the reference works and the layer raises, that is a failure, unless the layer refuses clearly: an error raised by
     its own forward pass, or PyTorch's sentence about what it lacks (a `jvp`, a vmap rule, a second derivative). Such a row
@@ -94,6 +98,7 @@ def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[st
 
 
 def _run(name: str, check: Callable[[Case], str], case: Case) -> Check:
+    settings = surroundings.settings()
     try:
         return Check(name, "passed", check(case))
     except NotSupported as refusal:
@@ -106,6 +111,8 @@ def _run(name: str, check: Callable[[Case], str], case: Case) -> Check:
     except Exception as error:
         first = _first_line(case, name, case.given)
         return Check(name, "failed", in_brief(error), f"{first}\n{GRADIENT_LINE}")
+    finally:
+        surroundings.restore(settings)  # what the layer changes must not hide from the next check
 
 
 def _expect_reference_works(case: Case) -> None:

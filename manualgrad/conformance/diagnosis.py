@@ -62,7 +62,7 @@ def _wrong_value(actual: Tensor, expected: Tensor) -> str:
     if actual.is_complex() and _close(actual.conj(), expected):
         return "is the conjugate of what it should be: a conjugate is missing"
     ratio = (actual * expected.conj()).sum() / (expected * expected.conj()).sum()
-    if ratio.abs() > 0 and _close(actual, ratio * expected):
+    if ratio.abs() > 0 and abs(complex(ratio) - 1) > 1e-3 and _close(actual, ratio * expected):
         number = complex(ratio) if ratio.is_complex() else float(ratio)
         return f"is {number:.4g} times what it should be" + (": the sign is wrong" if abs(number + 1) < 1e-3 else "")
     return f"is wrong by {float((actual - expected).abs().max() / scale):.1e} of its largest entry"

@@ -67,6 +67,11 @@ _STRIDED = (
 _EXPANDED = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).sum().abs(), wanted))"
 
 
+def batch_of_one(case: Case) -> str:
+    """A single row, where a sum over the batch, or a squeeze, shows nothing or too much."""
+    return _with_shape(case, lambda x: x[:1], "a batch of one")
+
+
 def empty_batch(case: Case) -> str:
     """No rows at all."""
     return _with_shape(case, lambda x: x[:0], "an empty batch")
