@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from operator import is_
 from typing import Any
 
 import torch
@@ -88,7 +89,8 @@ class LayerStack:
         self._memory = [
             p.detach() for p in self.parameters
         ]  # held, so that nothing else can come to lie at the address
-        self._addresses = [p.data_ptr() for p in self.parameters]
+        self._layouts = _layouts(self.parameters)
+        self._places, self._keys, self._things = zip(*self._objects, strict=True)
 
     def _add(self, module: nn.Module, name: str, called: str) -> None:
         kind = type(module)
@@ -132,14 +134,17 @@ class LayerStack:
 
     def check_unchanged(self) -> None:
         """Raises RuntimeError if a layer or parameter is no longer the one, or not where, it was."""
-        for where, key, thing in self._objects:
-            if where.get(key) is not thing:
-                raise RuntimeError(_changed(f"`{key}` of the model was replaced"))
+        # At every step: hence maps, which call no Python.
+        if not all(map(is_, map(dict.get, self._places, self._keys), self._things)):
+            key = next(key for where, key, thing in self._objects if where.get(key) is not thing)
+            raise RuntimeError(_changed(f"`{key}` of the model was replaced"))
         if any(self._hooks):
             raise RuntimeError(_changed("a hook was added to the model, which TrainStep would not call"))
-        if [p.data_ptr() for p in self.parameters] != self._addresses:
+        if _layouts(self.parameters) != self._layouts:
             moved = next(
-                n for n, p, at in zip(self.names, self.parameters, self._addresses, strict=True) if p.data_ptr() != at
+                name
+                for name, p, memory in zip(self.names, self.parameters, self._memory, strict=True)
+                if _layouts([p]) != _layouts([memory])
             )
             raise RuntimeError(_changed(f"the parameter `{moved}` was moved or reallocated"))
         for where, size in self._children:
@@ -176,6 +181,15 @@ class LayerStack:
                 )
             a = a.new_empty((*a.shape[:-1], m))
         return a
+
+
+def _layouts(parameters: list[nn.Parameter] | list[Tensor]) -> list[Any]:
+    """Where the parameters lie, and how: other sizes or strides can begin at the same address."""
+    return [
+        *map(Tensor.data_ptr, parameters),
+        *map(Tensor.size, parameters),
+        *map(Tensor.stride, parameters),
+    ]
 
 
 def _changed(what: str) -> str:

@@ -44,6 +44,8 @@ class LiveLoss(Loss):
 def value_and_gradient(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     """C and dC/da. A sum of squares is had from its own gradient, as one product of a row and a column."""
     gradient = loss.gradient(outputs, targets)
+    if outputs.numel() == 0:  # a mean over nothing is NaN, a product over nothing 0
+        return loss.value(outputs, targets), gradient
     if type(loss) is QuadraticLoss:
         factor = outputs[..., 0].numel() / 2  # r / 2 times the sum of ((a - y) / r)^2
     elif type(loss) is MeanSquaredError:
@@ -51,7 +53,7 @@ def value_and_gradient(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Te
     else:
         return loss.value(outputs, targets), gradient
     row, zero = gradient.reshape(1, -1), outputs.new_zeros((1, 1))
-    return torch.addmm(zero, row, row.t(), beta=0, alpha=factor or float("nan")).view(()), gradient
+    return torch.addmm(zero, row, row.t(), beta=0, alpha=factor).view(()), gradient
 
 
 _OURS = {QuadraticLoss, BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss}

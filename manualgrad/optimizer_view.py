@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from operator import itemgetter
+from operator import attrgetter, itemgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -14,6 +14,7 @@ from manualgrad.gradient_descent import GradientDescent
 
 _NAMES = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
 _values = itemgetter(*_NAMES)
+_requires_grad = attrgetter("requires_grad")
 
 
 class Rule(NamedTuple):
@@ -30,10 +31,10 @@ class OptimizerView:
     def __init__(self, optimizer: GradientDescent, parameters: list[nn.Parameter]) -> None:
         self._optimizer = optimizer
         self._parameters = parameters
-        self._sizes: list[int] = []
+        self._members: list[list[int]] = []
         self._group_of: dict[nn.Parameter, int] = {}
         self._is_free: list[bool] = []
-        self._trained: tuple[bool, ...] = ()
+        self._trained: tuple[int, ...] = ()
         self._hooks = (optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks)
         self._device_type = parameters[0].device.type
         self._is_captured = parameters[0].is_cuda
@@ -52,15 +53,15 @@ class OptimizerView:
                 f"{self._parameters[0].dtype}. Leave autocast, or convert the model with model.to(torch.bfloat16)."
             )
 
-    def trained(self) -> tuple[bool, ...]:
-        """For each parameter, whether it is updated: it is the optimizer's, and not frozen."""
-        sizes = [len(group["params"]) for group in self._optimizer.param_groups]
-        is_free = [p.requires_grad for p in self._parameters]
-        if sizes != self._sizes or is_free != self._is_free:
-            self._sizes, self._is_free = sizes, is_free
-            groups = self._optimizer.param_groups
+    def trained(self) -> tuple[int, ...]:
+        """For each parameter, its group in the optimizer, counted from 1; 0 if it is frozen or in none, and not updated."""
+        groups = self._optimizer.param_groups
+        members = [[*map(id, group["params"])] for group in groups]  # also one for another, and from group to group
+        is_free = [*map(_requires_grad, self._parameters)]
+        if members != self._members or is_free != self._is_free:
+            self._members, self._is_free = members, is_free
             self._group_of = {p: i for i, group in enumerate(groups) for p in group["params"]}
-            self._trained = tuple(p.requires_grad and p in self._group_of for p in self._parameters)
+            self._trained = tuple(1 + self._group_of.get(p, -1) if p.requires_grad else 0 for p in self._parameters)
         return self._trained
 
     def options(self) -> list[tuple]:

@@ -143,7 +143,7 @@ class TrainStep:
             update(w.view(column), as_tensor(gradient), None if velocity is None else velocity.view(column), options)
 
     @torch.inference_mode(False)
-    def _lay_out(self, inputs: Tensor, targets: Tensor, trained: tuple[bool, ...]) -> RecordedStep:
+    def _lay_out(self, inputs: Tensor, targets: Tensor, trained: tuple[int, ...]) -> RecordedStep:
         """Check a batch of a new shape and lay out the memory for all that follow."""
         outputs = self._stack.check_inputs(inputs)
         dtype = _check_targets(self._loss, outputs, targets, self._stack.device)
@@ -152,7 +152,7 @@ class TrainStep:
                 "TrainStep expected an optimizer with some of the model's parameters that are not frozen, got one with none. "
                 "Pass mg.GradientDescent(model.parameters(), lr=...), or unfreeze a layer with layer.requires_grad_()."
             )
-        is_trained = dict(zip(self._stack.parameters, trained, strict=True))
+        is_trained = {p: group > 0 for p, group in zip(self._stack.parameters, trained, strict=True)}
         return RecordedStep(
             torch.empty(inputs.shape, dtype=inputs.dtype, device=inputs.device),
             torch.empty(targets.shape, dtype=dtype, device=inputs.device),

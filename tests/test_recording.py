@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import sys
 from typing import Any
 
 import pytest
@@ -101,3 +103,15 @@ def test_the_allocator_sees_only_the_loss() -> None:
                 step()
             made = [e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]" and e.nbytes() > 0]
             assert [e.nbytes() for e in made] == [4], (activation, max_norm)
+
+
+def test_no_python_objects_pile_up() -> None:
+    for options in OPTIONS:
+        step = steps(mg.QuadraticLoss(), options, "sigmoid", None)
+        for _ in range(20):
+            step()
+        gc.collect()
+        before = sys.getallocatedblocks()
+        for _ in range(1000):
+            step()
+        assert sys.getallocatedblocks() - before < 100, options  # one object a step would be 1000

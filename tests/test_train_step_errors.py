@@ -253,12 +253,23 @@ def add_hook(model: Any) -> None:
     model[0].register_forward_hook(lambda *_: None)
 
 
+def same_memory_in_another_order(model: Any) -> None:
+    weight = model[1].weight.data
+    model[1].weight.data = weight.as_strided(weight.shape, (1, weight.size(0)))
+
+
+def fewer_rows(model: Any) -> None:
+    model[1].weight.data = model[1].weight.data[:2]
+
+
 CHANGES: dict[Callable[[Any], Any], str] = {
     replace_layer: "`1` of the model was replaced",
     add_layer: "a layer was added to the model",
     replace_weight: "`weight` of the model was replaced",
     change_activation: "`activation` of the model was replaced",
     add_hook: "a hook was added to the model, which TrainStep would not call",
+    same_memory_in_another_order: "the parameter `1.weight` was moved or reallocated",
+    fewer_rows: "the parameter `1.weight` was moved or reallocated",
     nn.Module.double: "the parameter `0.weight` was moved or reallocated",
 }
 
