@@ -24,8 +24,11 @@ def clip_by_norm(gradients: Gradients, max_norm: float) -> Gradients:
     norms = [_norm(gradient) for _, gradient in gradients]
     total = torch.linalg.vector_norm(torch.stack(norms))
     coefficient = torch.clamp(max_norm / (total + 1e-6), max=1.0)
-    for _, gradient in gradients:
-        (gradient if isinstance(gradient, Tensor) else gradient[0]).mul_(coefficient)
+    for (_, gradient), norm in zip(gradients, norms, strict=True):
+        if isinstance(gradient, Tensor):
+            gradient.mul_(coefficient)
+        else:  # a product that overflows has finite factors: what inf * 0 makes NaN entry by entry is made so here
+            gradient[0].mul_(coefficient + (norm - norm))
     return gradients
 
 

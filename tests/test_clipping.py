@@ -1,0 +1,25 @@
+"""Clipping by the common norm of gradients, some of them factors: what `clip_grad_norm_` does to dense ones."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from manualgrad.clipping import Gradients, as_tensor, clip_by_norm
+from manualgrad.factored_gradient import FactoredGradient
+
+
+def dense(gradients: Gradients) -> list[Tensor]:
+    tensors = [as_tensor(gradient) for _, gradient in gradients]
+    return [g.to_dense() if isinstance(g, FactoredGradient) else g.clone() for g in tensors]
+
+
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e30, float("inf"), float("nan")])
+def test_as_pytorch_clips(size: float) -> None:
+    """At 1e30 both factors are finite and their product is not: 0 times infinity is NaN, never a step of nothing."""
+    torch.manual_seed(0)
+    w, b = nn.Parameter(torch.zeros(6, 8)), nn.Parameter(torch.zeros(6))
+    gradients: Gradients = [(w, (torch.rand(2, 6) * size, torch.rand(2, 8) * size)), (b, torch.rand(6))]
+    w.grad, b.grad = dense(gradients)
+    nn.utils.clip_grad_norm_([w, b], 0.5)
+    for ours, expected in zip(dense(clip_by_norm(gradients, 0.5)), (w.grad, b.grad), strict=True):
+        torch.testing.assert_close(ours, expected, equal_nan=True)
