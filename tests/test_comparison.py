@@ -291,11 +291,59 @@ def test_a_loss_module_with_float32_buffers() -> None:
     assert comparison.ok and loss.weight is not None and loss.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_and_infinity_are_equal_to_themselves(value: float) -> None:
+def test_where_all_is_nan_nothing_is_shown() -> None:
     x = X.clone()
-    x[0, 0] = value
-    assert mg.compare(mg.MLP([3, 4, 2], "tanh"), nn.MSELoss(), x, Y).ok
+    x[0, 0] = float("nan")
+    comparison = mg.compare(mg.MLP([3, 2], "tanh"), nn.MSELoss(), x, Y)
+    assert not comparison.ok
+    assert [row.ok for row in comparison.rows] == [False, False, True]  # of the input, the other rows are compared
+    *_, weight, bias, _, verdict, nothing, in_part = str(comparison).splitlines()
+    assert weight.split() == ["0.weight", "2x3", *["nan"] * 4, "NO"] and bias.split()[2:] == ["nan"] * 4 + ["NO"]
+    assert verdict.startswith("NOT ok: 0.weight, 0.bias. Largest relative difference ") and "nan" not in verdict
+    assert nothing == (
+        "Not finite in all three ways: 0.weight, 0.bias. Nothing is shown there: "
+        "look for NaN or infinity in inputs, targets and parameters."
+    )
+    assert in_part == (
+        "Not finite in all three ways in part: input (3 of 15 entries). Only the other entries are compared there."
+    )
+    assert json.loads(comparison.to_json())["rows"][0]["relative_error"] is None
+
+
+def test_where_every_row_is_nan_there_is_no_largest_difference() -> None:
+    pytest.importorskip("matplotlib")
+    comparison = mg.compare(mg.MLP([3, 2], "tanh"), nn.MSELoss(), X, torch.full_like(Y, float("nan")))
+    assert not comparison.ok and comparison.max_relative_error != comparison.max_relative_error
+    assert "NOT ok: 0.weight, 0.bias, input. Largest relative difference nan." in str(comparison)
+    comparison.plot().canvas.draw()
+
+
+def test_an_infinite_entry_leaves_the_others_to_be_compared(wrong: mg.Activation) -> None:
+    x = X.clone()
+    x[0, 0] = float("inf")
+    comparison = mg.compare(mg.MLP([3, 4, 2], "tanh"), nn.MSELoss(), x, Y)
+    assert comparison.ok
+    assert str(comparison).splitlines()[-1] == (
+        "Not finite in all three ways in part: 0.weight (4 of 12 entries). Only the other entries are compared there."
+    )
+    assert not mg.compare(mg.MLP([3, 4, 2], wrong), nn.MSELoss(), x, Y).ok
+
+
+def test_infinity_by_hand_and_nan_by_autograd_is_a_difference_and_no_lack_of_one() -> None:
+    class Infinite(mg.QuadraticLoss):
+        def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return torch.full_like(outputs, float("inf"))
+
+    comparison = mg.compare(mg.MLP([1, 2]), Infinite(), torch.ones(5, 1), torch.full_like(Y, float("nan")))
+    assert [row.max_absolute_error for row in comparison.rows[:2]] == [float("inf")] * 2 and not comparison.ok
+    assert not comparison.rows[0].shows_nothing
+
+
+def test_an_empty_parameter_hides_nothing() -> None:
+    model = mg.MLP([3, 2])
+    model.register_parameter("empty", nn.Parameter(torch.ones(0, 3)))
+    comparison = mg.compare(model, nn.MSELoss(), X, Y)
+    assert comparison.ok and "Not finite" not in str(comparison)
 
 
 def test_nan_on_one_side_only_is_not_ok() -> None:
