@@ -14,7 +14,7 @@ from manualgrad.comparison_result import Comparison, Row
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import pass_on_requests
 from manualgrad.on_copies import RandomStates, checked_loss, copied, deep_copied, each_tensor
-from manualgrad.reference import by_autograd
+from manualgrad.reference import by_autograd, something_stood_back
 
 
 __all__ = ["Comparison", "Row", "compare"]
@@ -74,8 +74,9 @@ def compare(
             autograd_loss, _, autograd = _gradients(model, loss, arguments, targets)
             random_states.rewind()
             _, _, truth = _gradients(model, loss, arguments, targets, widened=True)
+            by_hand_at_all = something_stood_back()
     rows = (_row(*row, tolerance) for row in zip(names, by_hand, autograd, truth, strict=True))
-    return Comparison(tuple(rows), hand_loss, autograd_loss)
+    return Comparison(tuple(rows), hand_loss, autograd_loss, by_hand_at_all)
 
 
 # What rounding may do to a gradient, relative to its largest entry.

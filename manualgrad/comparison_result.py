@@ -45,6 +45,7 @@ class Comparison:
     rows: tuple[Row, ...]
     loss_by_hand: float
     loss_by_autograd: float
+    anything_by_hand: bool = True  # else autograd was compared with itself
 
     @property
     def ok(self) -> bool:
@@ -90,6 +91,11 @@ class Comparison:
 
     def _caveats(self) -> Iterator[str]:
         """What the rows do not show, a line for each reason."""
+        if not self.anything_by_hand:
+            yield (
+                "Nothing here is by hand: no Dense was called and the loss is not manualgrad's, "
+                "so autograd was compared with itself. Call mg.convert(model) first."
+            )
         nothing = [row.name for row in self.rows if row.shows_nothing]
         if nothing:
             yield (

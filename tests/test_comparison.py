@@ -354,6 +354,52 @@ def test_nan_on_one_side_only_is_not_ok() -> None:
     assert loaded["max_relative_error"] is None and loaded["rows"][0]["relative_error"] is None
 
 
+class Doubled(torch.autograd.Function):
+    """By somebody's hand, but not by this package's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class Doubling(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return Doubled.apply(super().forward(input))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(3, 2), Doubling(3, 2)], ids=lambda layer: type(layer).__name__)
+def test_autograd_compared_with_itself_says_so(layer: nn.Module) -> None:
+    model = nn.Sequential(layer)
+    comparison = mg.compare(model, nn.MSELoss(), X, Y)
+    assert comparison.ok and not json.loads(comparison.to_json())["anything_by_hand"]
+    assert str(comparison).splitlines()[-1] == (
+        "Nothing here is by hand: no Dense was called and the loss is not manualgrad's, "
+        "so autograd was compared with itself. Call mg.convert(model) first."
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (mg.MLP([3, 2]), nn.MSELoss()),
+        (nn.Linear(3, 2), mg.QuadraticLoss()),
+        (mg.convert(nn.Sequential(nn.Linear(3, 2))), nn.MSELoss()),
+        (torch.compile(mg.MLP([3, 2]), backend="eager"), nn.MSELoss()),
+    ],
+    ids=["layer", "loss", "converted", "compiled"],
+)
+def test_one_thing_by_hand_is_enough(model: Any, loss: nn.Module) -> None:
+    for _ in range(2):  # the second time from compiled code that is there already
+        comparison = mg.compare(model, loss, X, Y)
+        assert comparison.anything_by_hand and "Nothing here is by hand" not in str(comparison)
+        mg.compare(nn.Linear(3, 2), nn.MSELoss(), X, Y)
+
+
 # How it is shown
 
 
