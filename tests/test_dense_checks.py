@@ -166,7 +166,7 @@ def test_device(role: str, device: str, grad_mode: bool, autocast: bool) -> None
 
 
 def test_unknown_activation_comes_first() -> None:
-    state, sentence = torch.get_rng_state(), unknown_activation("relv")
+    state, sentence = torch.get_rng_state(), unknown_activation("relv", " Did you mean 'relu'?")
     fails(lambda: mg.Dense(3, 2, activation="relv"), ValueError, sentence)
     fails(lambda: mg.LazyDense(2, activation="relv"), ValueError, sentence)
     assert torch.equal(torch.get_rng_state(), state)
