@@ -98,13 +98,18 @@ def activation_named(activation: str | Activation | None) -> Activation:
         )
     found = _built_in.get(activation) or _user_defined.get(activation)
     if found is None:
-        known = ", ".join([*_built_in, *_user_defined])
+        known = ", ".join(known_names())
         raise ValueError(
             f"Unknown activation {activation!r}. Known: {known}. "
             f"Define your own with mg.Activation({activation!r}, value=..., derivative=...)."
-            f"{did_you_mean(activation, [*_built_in, *_user_defined])}"
+            f"{did_you_mean(activation, known_names())}"
         )
     return found
+
+
+def known_names() -> list[str]:
+    """Of the built-in activations, and then of the user's."""
+    return [*_built_in, *_user_defined]
 
 
 def build_in(name: str, activation: Activation) -> Activation:
