@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from manualgrad.comparison_result import Comparison, Row
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import pass_on_requests
-from manualgrad.on_copies import RandomStates, checked_loss, copied, deep_copied, each_tensor
+from manualgrad.on_copies import RandomStates, check_loss_function, checked_loss, copied, deep_copied, each_tensor
 from manualgrad.reference import by_autograd, something_stood_back
 
 
@@ -52,16 +52,13 @@ def compare(
 
     Raises:
         ValueError: the loss is not a single real number, or depends on nothing that takes a gradient; a tolerance below 0.
-        TypeError: `model` is not a module, or `loss` not callable.
+        TypeError: `model` is not a module, or `loss` not callable, or a class.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"compare expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass the model itself."
         )
-    if not callable(loss):
-        raise TypeError(
-            f"compare expected `loss` to be a function of outputs and targets, got {loss!r}. Pass for example mg.QuadraticLoss()."
-        )
+    check_loss_function(loss, "compare")
     if tolerance is not None and not (isinstance(tolerance, Real) and tolerance >= 0):
         raise ValueError(
             f"compare expected `tolerance` to be a number >= 0 or None, got {tolerance!r}. Pass for example tolerance=1e-5."

@@ -514,10 +514,31 @@ def test_not_a_module() -> None:
         mg.compare(torch.tanh, nn.MSELoss(), X, Y)  # type: ignore[arg-type]
 
 
-def test_not_a_loss() -> None:
-    sentence = "compare expected `loss` to be a function of outputs and targets, got None. Pass for example mg.QuadraticLoss()."
+@pytest.mark.parametrize("caller", [mg.compare, mg.trace])
+@pytest.mark.parametrize(
+    ("loss", "rest"),
+    [
+        (None, "None. Pass for example mg.QuadraticLoss()."),
+        ("mse", "'mse'. Pass for example mg.QuadraticLoss()."),
+        (nn.MSELoss, "the class MSELoss. Make an instance: MSELoss()."),
+        (Doubled, "the class Doubled. Pass Doubled.apply."),
+    ],
+    ids=["None", "text", "class", "Function"],
+)
+def test_not_a_loss(caller: Callable[..., Any], loss: Any, rest: str) -> None:
+    sentence = f"{caller.__name__} expected `loss` to be a function of outputs and targets, got {rest}"
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
-        mg.compare(mg.MLP([3, 2]), None, X, Y)  # type: ignore[arg-type]
+        caller(mg.MLP([3, 2]), loss, X, Y)
+
+
+@pytest.mark.parametrize("caller", [mg.compare, mg.trace])
+def test_the_loss_comes_second(caller: Callable[..., Any]) -> None:
+    sentence = (
+        f"{caller.__name__} expected `loss` to be a function of outputs and targets, got a tensor of shape (5, 3). "
+        f"The order is {caller.__name__}(model, loss, inputs, targets)."
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        caller(mg.MLP([3, 2]), X, Y, nn.MSELoss())
 
 
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), "1e-3"])
