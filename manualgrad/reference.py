@@ -15,9 +15,10 @@ _something_stood_back = False  # since the block was opened; a flag and no count
 def is_by_autograd() -> bool:
     """Whether layers and losses leave the backward pass to autograd. Those that ask are those with one by hand."""
     global _something_stood_back
-    if _inside > 0:
-        _something_stood_back = True
-    return _inside > 0
+    if _inside == 0:
+        return False
+    _something_stood_back = True
+    return True
 
 
 def something_stood_back() -> bool:
