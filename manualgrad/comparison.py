@@ -149,10 +149,12 @@ def _row(name: str, by_hand: Tensor, autograd: Tensor, truth: Tensor, tolerance:
     error_by_autograd = _relative(_largest_difference(autograd, truth), _largest(truth))
     relative = _relative(difference, scale)
     ok = relative <= tolerance or error_by_hand <= 2 * error_by_autograd < 1  # beyond 1 the truth tells nothing
-    errors = (difference, relative, error_by_hand, error_by_autograd)
-    not_finite = _not_finite_alike(by_hand, autograd, truth)
+    not_finite = int((~by_hand.isfinite() & _same(by_hand, autograd)).sum())
     if 0 < not_finite == autograd.numel():  # a difference of 0 would claim what nobody has seen
-        errors, ok = (math.nan,) * 4, False
+        difference, relative, ok = math.nan, math.nan, False
+        if not truth.isfinite().any():
+            error_by_hand = error_by_autograd = math.nan
+    errors = (difference, relative, error_by_hand, error_by_autograd)
     return Row(name, tuple(autograd.shape), *errors, ok, factored, not_finite)
 
 
@@ -165,18 +167,12 @@ def _largest(x: Tensor) -> float:
 def _largest_difference(x: Tensor, y: Tensor) -> float:
     """max |x - y|. Equal infinities and NaN on both sides differ by 0; infinity or NaN on one side only, by infinity."""
     x, y = _widened(x), _widened(y)
-    differences = (x - y).abs()[~_same(x, y)].nan_to_num(nan=float("inf"))
+    differences = (x - y).abs()[~_same(x, y)].nan_to_num(nan=math.inf, posinf=math.inf)
     return float(differences.max()) if differences.numel() else 0.0
 
 
 def _same(x: Tensor, y: Tensor) -> Tensor:
     return (x == y) | (x.isnan() & y.isnan())
-
-
-def _not_finite_alike(by_hand: Tensor, autograd: Tensor, truth: Tensor) -> int:
-    """How many entries are not finite in any of the three ways, and the same by hand and by autograd."""
-    finite = by_hand.isfinite() | autograd.isfinite() | truth.isfinite()
-    return int((~finite & _same(by_hand, autograd)).sum())
 
 
 def _relative(difference: float, scale: float) -> float:

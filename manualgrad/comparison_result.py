@@ -14,7 +14,7 @@ from typing import Any
 class Row:
     """One gradient, computed three ways. Errors are in units of the gradient itself; see `Comparison`.
 
-    Entries that are alike NaN or infinite in all three ways are left out of them; where no others are left, they are NaN.
+    Entries that are alike NaN or infinite are left out of them; where no others are left, they are NaN.
     """
 
     name: str
@@ -25,11 +25,11 @@ class Row:
     error_by_autograd: float  # max |autograd - truth| over max |truth|
     ok: bool
     factored: bool = False  # by hand it was a `FactoredGradient`
-    not_finite: int = 0  # how many entries are NaN or infinite in all three ways, so that nothing is shown there
+    not_finite: int = 0  # how many entries are alike NaN or infinite by hand and by autograd: nothing is shown there
 
     @property
     def shows_nothing(self) -> bool:
-        """Whether there are entries, and all of them are NaN or infinite in all three ways."""
+        """Whether there are entries, and all of them are alike NaN or infinite by hand and by autograd."""
         return 0 < self.not_finite == math.prod(self.shape)
 
 
@@ -96,11 +96,17 @@ class Comparison:
                 "Nothing here is by hand: no Dense was called and the loss is not manualgrad's, "
                 "so autograd was compared with itself. Call mg.convert(model) first."
             )
-        nothing = [row.name for row in self.rows if row.shows_nothing]
+        nothing = [row.name for row in self.rows if row.shows_nothing and math.isnan(row.error_by_hand)]
+        too_large = [row.name for row in self.rows if row.shows_nothing and not math.isnan(row.error_by_hand)]
         if nothing:
             yield (
                 f"Not finite in all three ways: {', '.join(nothing)}. Nothing is shown there: "
                 "look for NaN or infinity in inputs, targets and parameters."
+            )
+        if too_large:
+            yield (
+                f"Finite in float64 alone: {', '.join(too_large)}. Nothing is shown there: "
+                "the numbers exceed their dtype. Scale the loss down, or compare in a wider dtype."
             )
         partly = [
             f"{row.name} ({row.not_finite} of {math.prod(row.shape)} entries)"
@@ -108,7 +114,7 @@ class Comparison:
             if row.not_finite and not row.shows_nothing
         ]
         if partly:
-            yield f"Not finite in all three ways in part: {', '.join(partly)}. Only the other entries are compared there."
+            yield f"Not finite by hand and by autograd in part: {', '.join(partly)}. Only the other entries are compared there."
 
     def plot(self) -> Any:
         """A matplotlib figure: both errors against the truth, a pair of bars for each row, cut off at 1000.

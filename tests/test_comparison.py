@@ -305,7 +305,7 @@ def test_where_all_is_nan_nothing_is_shown() -> None:
         "look for NaN or infinity in inputs, targets and parameters."
     )
     assert in_part == (
-        "Not finite in all three ways in part: input (3 of 15 entries). Only the other entries are compared there."
+        "Not finite by hand and by autograd in part: input (3 of 15 entries). Only the other entries are compared there."
     )
     assert json.loads(comparison.to_json())["rows"][0]["relative_error"] is None
 
@@ -324,7 +324,7 @@ def test_an_infinite_entry_leaves_the_others_to_be_compared(wrong: mg.Activation
     comparison = mg.compare(mg.MLP([3, 4, 2], "tanh"), nn.MSELoss(), x, Y)
     assert comparison.ok
     assert str(comparison).splitlines()[-1] == (
-        "Not finite in all three ways in part: 0.weight (4 of 12 entries). Only the other entries are compared there."
+        "Not finite by hand and by autograd in part: 0.weight (4 of 12 entries). Only the other entries are compared there."
     )
     assert not mg.compare(mg.MLP([3, 4, 2], wrong), nn.MSELoss(), x, Y).ok
 
@@ -337,6 +337,18 @@ def test_infinity_by_hand_and_nan_by_autograd_is_a_difference_and_no_lack_of_one
     comparison = mg.compare(mg.MLP([1, 2]), Infinite(), torch.ones(5, 1), torch.full_like(Y, float("nan")))
     assert [row.max_absolute_error for row in comparison.rows[:2]] == [float("inf")] * 2 and not comparison.ok
     assert not comparison.rows[0].shows_nothing
+
+
+def test_where_all_exceeds_its_dtype_nothing_is_shown_either() -> None:
+    model = nn.Sequential(mg.Dense(3, 2, bias=False, dtype=torch.float16))
+    x, y = torch.full((5, 3), 6e4, dtype=torch.float16), Y.half()
+    comparison = mg.compare(model, lambda a, y: (a.float() * 6e4).sum(), x, y)
+    assert [row.ok for row in comparison.rows] == [False, True]
+    assert comparison.rows[0].error_by_hand == comparison.rows[0].error_by_autograd == float("inf")
+    assert str(comparison).splitlines()[-1] == (
+        "Finite in float64 alone: 0.weight. Nothing is shown there: "
+        "the numbers exceed their dtype. Scale the loss down, or compare in a wider dtype."
+    )
 
 
 def test_an_empty_parameter_hides_nothing() -> None:
