@@ -49,3 +49,8 @@ __all__ = [
     "revert",
     "trace",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names: what a prompt completes. The files behind them are imported as ever."""
+    return sorted([*__all__, *(name for name in globals() if name.startswith("__"))])

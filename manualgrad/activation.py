@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from manualgrad.activation_checks import check_definition, checked_derivative
+from manualgrad.activation_hint import did_you_mean
 
 
 _built_in: dict[str, Activation] = {}
@@ -93,15 +94,22 @@ def activation_named(activation: str | Activation | None) -> Activation:
         raise TypeError(
             f"Expected `activation` to be a name, an Activation or None, got {activation!r}. "
             "Pass for example 'relu', or wrap a function: mg.Activation(name, value=..., derivative=...)."
+            f"{did_you_mean(activation, _built_in)}"
         )
     found = _built_in.get(activation) or _user_defined.get(activation)
     if found is None:
-        known = ", ".join([*_built_in, *_user_defined])
+        known = ", ".join(known_names())
         raise ValueError(
             f"Unknown activation {activation!r}. Known: {known}. "
             f"Define your own with mg.Activation({activation!r}, value=..., derivative=...)."
+            f"{did_you_mean(activation, known_names())}"
         )
     return found
+
+
+def known_names() -> list[str]:
+    """Of the built-in activations, and then of the user's."""
+    return [*_built_in, *_user_defined]
 
 
 def build_in(name: str, activation: Activation) -> Activation:

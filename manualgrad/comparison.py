@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -12,8 +13,8 @@ from torch import Tensor, nn
 from manualgrad.comparison_result import Comparison, Row
 from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import pass_on_requests
-from manualgrad.on_copies import RandomStates, checked_loss, copied, deep_copied, each_tensor
-from manualgrad.reference import by_autograd
+from manualgrad.on_copies import RandomStates, check_loss_function, checked_loss, copied, deep_copied, each_tensor
+from manualgrad.reference import by_autograd, something_stood_back
 
 
 __all__ = ["Comparison", "Row", "compare"]
@@ -51,16 +52,13 @@ def compare(
 
     Raises:
         ValueError: the loss is not a single real number, or depends on nothing that takes a gradient; a tolerance below 0.
-        TypeError: `model` is not a module, or `loss` not callable.
+        TypeError: `model` is not a module, or `loss` not callable, or a class.
     """
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"compare expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass the model itself."
         )
-    if not callable(loss):
-        raise TypeError(
-            f"compare expected `loss` to be a function of outputs and targets, got {loss!r}. Pass for example mg.QuadraticLoss()."
-        )
+    check_loss_function(loss, "compare")
     if tolerance is not None and not (isinstance(tolerance, Real) and tolerance >= 0):
         raise ValueError(
             f"compare expected `tolerance` to be a number >= 0 or None, got {tolerance!r}. Pass for example tolerance=1e-5."
@@ -73,8 +71,9 @@ def compare(
             autograd_loss, _, autograd = _gradients(model, loss, arguments, targets)
             random_states.rewind()
             _, _, truth = _gradients(model, loss, arguments, targets, widened=True)
+            by_hand_at_all = something_stood_back()
     rows = (_row(*row, tolerance) for row in zip(names, by_hand, autograd, truth, strict=True))
-    return Comparison(tuple(rows), hand_loss, autograd_loss)
+    return Comparison(tuple(rows), hand_loss, autograd_loss, by_hand_at_all)
 
 
 # What rounding may do to a gradient, relative to its largest entry.
@@ -150,7 +149,13 @@ def _row(name: str, by_hand: Tensor, autograd: Tensor, truth: Tensor, tolerance:
     error_by_autograd = _relative(_largest_difference(autograd, truth), _largest(truth))
     relative = _relative(difference, scale)
     ok = relative <= tolerance or error_by_hand <= 2 * error_by_autograd < 1  # beyond 1 the truth tells nothing
-    return Row(name, tuple(autograd.shape), difference, relative, error_by_hand, error_by_autograd, ok, factored)
+    not_finite = int((~by_hand.isfinite() & _same(by_hand, autograd)).sum())
+    if 0 < not_finite == autograd.numel():  # a difference of 0 would claim what nobody has seen
+        difference, relative, ok = math.nan, math.nan, False
+        if not truth.isfinite().any():
+            error_by_hand = error_by_autograd = math.nan
+    errors = (difference, relative, error_by_hand, error_by_autograd)
+    return Row(name, tuple(autograd.shape), *errors, ok, factored, not_finite)
 
 
 def _largest(x: Tensor) -> float:
@@ -162,9 +167,12 @@ def _largest(x: Tensor) -> float:
 def _largest_difference(x: Tensor, y: Tensor) -> float:
     """max |x - y|. Equal infinities and NaN on both sides differ by 0; infinity or NaN on one side only, by infinity."""
     x, y = _widened(x), _widened(y)
-    same = (x == y) | (x.isnan() & y.isnan())
-    differences = (x - y).abs()[~same].nan_to_num(nan=float("inf"))
+    differences = (x - y).abs()[~_same(x, y)].nan_to_num(nan=math.inf, posinf=math.inf)
     return float(differences.max()) if differences.numel() else 0.0
+
+
+def _same(x: Tensor, y: Tensor) -> Tensor:
+    return (x == y) | (x.isnan() & y.isnan())
 
 
 def _relative(difference: float, scale: float) -> float:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Row:
-    """One gradient, computed three ways. Errors are in units of the gradient itself; see `Comparison`."""
+    """One gradient, computed three ways. Errors are in units of the gradient itself; see `Comparison`.
+
+    Entries that are alike NaN or infinite are left out of them; where no others are left, they are NaN.
+    """
 
     name: str
     shape: tuple[int, ...]
@@ -21,6 +25,12 @@ class Row:
     error_by_autograd: float  # max |autograd - truth| over max |truth|
     ok: bool
     factored: bool = False  # by hand it was a `FactoredGradient`
+    not_finite: int = 0  # how many entries are alike NaN or infinite by hand and by autograd: nothing is shown there
+
+    @property
+    def shows_nothing(self) -> bool:
+        """Whether there are entries, and all of them are alike NaN or infinite by hand and by autograd."""
+        return 0 < self.not_finite == math.prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -29,12 +39,13 @@ class Comparison:
 
     A row is ok if by hand and autograd differ by no more than the tolerance relative to the largest entry, or if the error
     by hand against the truth is at most twice autograd's (and that below one half). NaN or inf count as equal only where
-    both have them.
+    both have them; a row of nothing else shows nothing, and is not ok.
     """
 
     rows: tuple[Row, ...]
     loss_by_hand: float
     loss_by_autograd: float
+    anything_by_hand: bool = True  # else autograd was compared with itself
 
     @property
     def ok(self) -> bool:
@@ -42,13 +53,15 @@ class Comparison:
 
     @property
     def max_relative_error(self) -> float:
-        return max((row.relative_error for row in self.rows), default=0.0)
+        """Over the rows that show something; NaN if none does."""
+        shown = [row.relative_error for row in self.rows if not row.shows_nothing]
+        return max(shown, default=math.nan if self.rows else 0.0)
 
     def to_dict(self) -> dict[str, Any]:
         return {"ok": self.ok, "max_relative_error": self.max_relative_error, **asdict(self)}
 
     def to_json(self) -> str:
-        """Everything, as JSON. Infinite errors are written as null, since JSON has no infinity."""
+        """Everything, as JSON. Infinite errors and NaN are written as null, since JSON has neither."""
         return json.dumps(finite(self.to_dict()), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
@@ -72,7 +85,36 @@ class Comparison:
         factored = [row.name for row in self.rows if row.factored]
         verdict = f"NOT ok: {', '.join(wrong)}." if wrong else f"All {len(self.rows)} rows ok."
         verdict += f" Largest relative difference {self.max_relative_error:.1e}."
-        return f"{verdict} Factored by hand: {', '.join(factored)}." if factored else verdict
+        if factored:
+            verdict += f" Factored by hand: {', '.join(factored)}."
+        return "\n".join([verdict, *self._caveats()])
+
+    def _caveats(self) -> Iterator[str]:
+        """What the rows do not show, a line for each reason."""
+        if not self.anything_by_hand:
+            yield (
+                "Nothing here is by hand: no Dense was called and the loss is not manualgrad's, "
+                "so autograd was compared with itself. Call mg.convert(model) first."
+            )
+        nothing = [row.name for row in self.rows if row.shows_nothing and math.isnan(row.error_by_hand)]
+        too_large = [row.name for row in self.rows if row.shows_nothing and not math.isnan(row.error_by_hand)]
+        if nothing:
+            yield (
+                f"Not finite in all three ways: {', '.join(nothing)}. Nothing is shown there: "
+                "look for NaN or infinity in inputs, targets and parameters."
+            )
+        if too_large:
+            yield (
+                f"Finite in float64 alone: {', '.join(too_large)}. Nothing is shown there: "
+                "the numbers exceed their dtype. Scale the loss down, or compare in a wider dtype."
+            )
+        partly = [
+            f"{row.name} ({row.not_finite} of {math.prod(row.shape)} entries)"
+            for row in self.rows
+            if row.not_finite and not row.shows_nothing
+        ]
+        if partly:
+            yield f"Not finite by hand and by autograd in part: {', '.join(partly)}. Only the other entries are compared there."
 
     def plot(self) -> Any:
         """A matplotlib figure: both errors against the truth, a pair of bars for each row, cut off at 1000.

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from manualgrad import equations
 from manualgrad.activations import Activation, activation_named, identity
 from manualgrad.autocast import is_autocasting, is_castable, without_autocast
-from manualgrad.dense_checks import check_arguments, check_devices, check_linear, check_sizes, check_tensors, fit
+from manualgrad.dense_checks import check_arguments, check_definition, check_devices, check_linear, check_tensors, fit
 from manualgrad.factoring import may_keep_factors, weight_gradient_or_factors
 from manualgrad.function_call import call, is_left_to_autograd
 from manualgrad.reference import is_by_autograd
@@ -198,7 +198,7 @@ class Dense(nn.Linear):
         device, dtype: of the parameters.
 
     Shapes: input (..., n), weight (m, n), bias (m,) -> output (..., m). Raises what `dense` raises, and TypeError or ValueError
-    for sizes that are no integers or negative.
+    for sizes that are no integers or negative, and a bias that is no bool.
     """
 
     path: str | None = None  # where in its model `convert` found the layer; errors name it
@@ -212,7 +212,7 @@ class Dense(nn.Linear):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_sizes(in_features, out_features)
+        check_definition(in_features, out_features, bias, type(self).__name__)
         sigma = activation_named(activation)  # what is wrong fails before anything is allocated
         super().__init__(in_features, out_features, bias=bias, device=device, dtype=dtype)
         self.activation = sigma

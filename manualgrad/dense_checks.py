@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from manualgrad.activation import Activation, known_names
+from manualgrad.activation_hint import closest
+
 
 def fit(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Whether a dense layer takes these as they are, wherever they are. If not, the functions below say why."""
@@ -76,13 +79,29 @@ def check_devices(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             )
 
 
-def check_sizes(in_features: int, out_features: int) -> None:
+def check_definition(in_features: int, out_features: int, bias: bool, caller: str) -> None:
+    """What a layer may be made of. Raises as the two below do."""
+    _check_sizes(in_features, out_features)
+    _check_bias(bias, caller)
+
+
+def _check_sizes(in_features: int, out_features: int) -> None:
     """Raises TypeError unless both are integers, ValueError for a negative one. Zero is allowed, as in `nn.Linear`."""
     for name, size in (("in_features", in_features), ("out_features", out_features)):
         if not hasattr(size, "__index__"):
             raise TypeError(f"Dense expected `{name}` to be an integer, got {size!r}. Pass for example Dense(784, 30).")
         if size < 0:
             raise ValueError(f"Dense expected `{name}` to be at least 0, got {size}. Pass for example Dense(784, 30).")
+
+
+def _check_bias(bias: object, caller: str) -> None:
+    """Raises TypeError for anything but True and False (or 1 and 0, or numpy's): an activation in this place would count as yes."""
+    is_numpy_bool = getattr(getattr(bias, "dtype", None), "kind", None) == "b" and getattr(bias, "ndim", None) == 0
+    if is_numpy_bool or (isinstance(bias, int) and bias in (0, 1)):
+        return
+    name = bias.name if isinstance(bias, Activation) else closest(bias, known_names())
+    advice = "bias=True or bias=False" if name is None else f"activation={name!r}"
+    raise TypeError(f"{caller} expected `bias` to be True or False, got {bias!r}. Pass {advice}.")
 
 
 def check_linear(linear: nn.Linear) -> None:

@@ -7,18 +7,19 @@ from collections.abc import Iterable, Mapping
 from numbers import Real
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 
 def as_list(params: ParamsT) -> list[Any]:
     """The parameters or param groups. Raises TypeError where they cannot be gone through, ValueError where there are none."""
-    if not isinstance(params, Iterable):
+    listed = list(params) if isinstance(params, Iterable) else None
+    # An nn.Sequential goes through its layers; an nn.ParameterList, through parameters.
+    if listed is None or (isinstance(params, nn.Module) and not all(isinstance(p, Tensor) for p in listed)):
         raise TypeError(
             f"GradientDescent expected `params` to be a sequence of parameters, got {type(params).__name__}. "
             "Pass for example model.parameters()."
         )
-    listed = list(params)
     if not listed:
         raise ValueError("optimizer got an empty parameter list. Pass for example model.parameters().")
     return listed

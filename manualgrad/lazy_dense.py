@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from manualgrad.activations import Activation, activation_named
 from manualgrad.dense import Dense
-from manualgrad.dense_checks import check_sizes
+from manualgrad.dense_checks import check_definition
 
 
 class LazyDense(nn.LazyLinear, Dense):
@@ -21,7 +21,7 @@ class LazyDense(nn.LazyLinear, Dense):
 
     Raises:
         ValueError: an unknown activation, a negative size; a first input without any axis.
-        TypeError: a size that is no integer; a first input that is not a tensor.
+        TypeError: a size that is no integer, a bias that is no bool; a first input that is not a tensor.
     """
 
     cls_to_become = Dense  # type: ignore[assignment]
@@ -34,7 +34,7 @@ class LazyDense(nn.LazyLinear, Dense):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
-        check_sizes(0, out_features)
+        check_definition(0, out_features, bias, type(self).__name__)
         sigma = activation_named(activation)
         super().__init__(out_features, bias, device, dtype)
         self.activation = sigma

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from manualgrad.autocast import is_autocasting
+from manualgrad.class_index_checks import check_indices, check_probabilities
 from manualgrad.function_call import call, is_left_to_autograd
 from manualgrad.reference import is_by_autograd
 
@@ -154,8 +155,9 @@ class BinaryCrossEntropyLoss(Loss):
 
         dC/dz = (sigmoid(z) - y) / number of elements
 
-    outputs z (...), targets y (...) in [0, 1] -> (). Equal to `nn.BCEWithLogitsLoss()`. Finite for logits of any size: the
-    logarithm is taken of e^-|z| + 1 and never of a rounded probability.
+    outputs z (...), targets y (...) in [0, 1] -> (). Equal to `nn.BCEWithLogitsLoss()`, also in taking targets outside [0, 1]
+    without an error; C may then be negative. Finite for logits of any size: the logarithm is taken of e^-|z| + 1 and never of a
+    rounded probability.
     """
 
     def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
@@ -215,30 +217,11 @@ class SoftmaxCrossEntropyLoss(Loss):
                 "SoftmaxCrossEntropyLoss expected outputs of shape (rows, classes, ...) or (classes,) with at least one class, "
                 f"got {tuple(outputs.shape)}. Give the last layer one feature for each class."
             )
+        indices_shape = (*outputs.shape[:axis], *outputs.shape[axis + 1 :])
         if targets.is_floating_point():
+            check_probabilities(outputs, targets, indices_shape)
             return super().check(outputs, targets)
-        expected = (*outputs.shape[:axis], *outputs.shape[axis + 1 :])
-        if tuple(targets.shape) != expected:
-            raise ValueError(
-                f"SoftmaxCrossEntropyLoss expected class indices of shape {expected} for outputs of shape {tuple(outputs.shape)}, "
-                f"got {tuple(targets.shape)}. Reshape them, or pass probabilities as floating point of the outputs' shape."
-            )
-        if targets.dtype != torch.int64:
-            raise TypeError(
-                f"SoftmaxCrossEntropyLoss expected class indices of dtype torch.int64, got {targets.dtype}. "
-                "Convert them with targets.long()."
-            )
-        looks = targets.device.type == "cpu" and not torch.compiler.is_compiling()
-        if (
-            looks and targets.numel() and not torch._C._are_functorch_transforms_active()
-        ):  # vmap has no values to look at
-            classes = outputs.size(axis)
-            wrong = targets[((targets < 0) | (targets >= classes)) & (targets != self.ignored)]
-            if wrong.numel():
-                raise ValueError(
-                    f"SoftmaxCrossEntropyLoss expected class indices from 0 to {classes - 1} for outputs of shape "
-                    f"{tuple(outputs.shape)}, got {int(wrong[0])}. Correct the targets or give the last layer more features."
-                )
+        check_indices(outputs, targets, indices_shape, outputs.size(axis), self.ignored)
 
 
 def _rows(outputs: Tensor) -> int:

@@ -43,6 +43,21 @@ def deep_copied(module: ModuleT, memo: dict[int, Any] | None = None) -> ModuleT:
     return copy.deepcopy(module, memo)
 
 
+def check_loss_function(loss: Any, caller: str) -> None:
+    """Raises TypeError unless `loss` can be called with outputs and targets: a loss's class makes one out of them instead."""
+    came, advice = repr(loss), "Pass for example mg.QuadraticLoss()."
+    if isinstance(loss, Tensor):
+        came = f"a tensor of shape {tuple(loss.shape)}"
+        advice = f"The order is {caller}(model, loss, inputs, targets)."
+    elif isinstance(loss, type):
+        came = f"the class {loss.__name__}"
+        is_function = issubclass(loss, torch.autograd.Function)
+        advice = f"Pass {loss.__name__}.apply." if is_function else f"Make an instance: {loss.__name__}()."
+    elif callable(loss):
+        return
+    raise TypeError(f"{caller} expected `loss` to be a function of outputs and targets, got {came}. {advice}")
+
+
 def checked_loss(value: Any, caller: str) -> Tensor:
     """The loss as it is. Raises ValueError unless it is a real 0-dimensional tensor."""
     if not isinstance(value, Tensor) or value.dim() != 0 or value.is_complex():

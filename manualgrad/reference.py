@@ -9,11 +9,21 @@ from threading import Lock
 
 _inside = 0  # how many `by_autograd` blocks are open, in all threads
 _counting = Lock()
+_something_stood_back = False  # since the block was opened; a flag and no count, which torch.compile would guard
 
 
 def is_by_autograd() -> bool:
-    """Whether layers and losses leave the backward pass to autograd."""
-    return _inside > 0
+    """Whether layers and losses leave the backward pass to autograd. Those that ask are those with one by hand."""
+    global _something_stood_back
+    if _inside == 0:
+        return False
+    _something_stood_back = True
+    return True
+
+
+def something_stood_back() -> bool:
+    """Whether any layer or loss has left its backward pass to autograd in the block that is open, or was last."""
+    return _something_stood_back
 
 
 @contextmanager
@@ -23,8 +33,10 @@ def by_autograd() -> Iterator[None]:
     A forward pass made inside keeps autograd's backward pass, wherever `backward()` is called. For comparing the two;
     the switch is the process's, not the thread's, and costs nothing: another thread merely gets autograd's gradients.
     """
-    global _inside
+    global _inside, _something_stood_back
     with _counting:
+        if _inside == 0:
+            _something_stood_back = False
         _inside += 1
     try:
         yield

@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from manualgrad.convertible import is_linear_like
 from manualgrad.dense import Dense
 from manualgrad.gradient_descent import GradientDescent
-from manualgrad.on_copies import RandomStates, checked_loss, copied, deep_copied, leaves
+from manualgrad.on_copies import RandomStates, check_loss_function, checked_loss, copied, deep_copied, leaves
 from manualgrad.trace_result import Trace, TracedLayer
 from manualgrad.traced_dense import Call, listen
 from manualgrad.traced_optimizer import common_lr, copied_optimizer, described
@@ -60,8 +60,8 @@ def trace(
             parameter, or reads parameters of the model itself; an optimizer of other parameters, or one whose step needs
             the loss several times.
     """
-    _check_types(model, inputs, targets)
-    _check_layers(model)
+    _check_types(model, loss, inputs, targets)
+    _check_layers(model, loss)
     originals = {id(p) for p in (*model.parameters(), *_parameters_of(loss))}
     with RandomStates(model), torch.inference_mode(False), torch.enable_grad(), _as_written():
         memo: dict[int, Any] = {}
@@ -187,30 +187,34 @@ def _unfreeze(layers: Iterable[Dense]) -> list[Tensor]:
     return frozen
 
 
-def _check_types(model: Any, inputs: Any, targets: Any) -> None:
+_ORDER = "The order is trace(model, loss, inputs, targets)."
+
+
+def _check_types(model: Any, loss: Any, inputs: Any, targets: Any) -> None:
     if not isinstance(model, nn.Module):
-        raise TypeError(
-            f"trace expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass the model itself."
-        )
+        advice = _ORDER if isinstance(model, Tensor) else "Pass the model itself."
+        raise TypeError(f"trace expected `model` to be a torch.nn.Module, got {type(model).__name__}. {advice}")
+    check_loss_function(loss, "trace")
     otherwise = {"inputs": "wrap the model in a module of one tensor", "targets": "let the loss find the rest"}
     for role, x in (("inputs", inputs), ("targets", targets)):
         if not isinstance(x, Tensor):
+            convert = f"Convert it with torch.as_tensor({role}), or {otherwise[role]}."
             raise TypeError(
-                f"trace expected `{role}` to be a torch.Tensor, got {type(x).__name__}. "
-                f"Convert it with torch.as_tensor({role}), or {otherwise[role]}."
+                f"trace expected `{role}` to be a torch.Tensor, got {type(x).__name__}. {_ORDER if callable(x) else convert}"
             )
 
 
-def _check_layers(model: nn.Module) -> None:
+def _check_layers(model: nn.Module, loss: Any) -> None:
     """Raises ValueError if there is no `Dense`, naming what `convert` would make one."""
-    if any(isinstance(module, Dense) for module in model.modules()):
+    if _dense_layers(model):
         return
     linear = _listed([name for name, module in model.named_modules() if is_linear_like(module)])
-    convert = f"Call mg.convert(model) first. Its linear layers: {linear}."
-    raise ValueError(
-        f"trace expected a model with Dense layers, got {type(model).__name__} with none. "
-        f"{convert if linear else 'It has no linear layers either.'}"
+    advice = (
+        f"Call mg.convert(model) first. Its linear layers: {linear}." if linear else "It has no linear layers either."
     )
+    if isinstance(loss, nn.Module) and _dense_layers(loss):
+        advice = _ORDER
+    raise ValueError(f"trace expected a model with Dense layers, got {type(model).__name__} with none. {advice}")
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:

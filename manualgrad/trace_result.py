@@ -95,7 +95,12 @@ class Trace:
         return plot(self)
 
     def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
-        """Write one self-contained page that shows the step. Raises MissingExtraError without the `demo` extra."""
+        """Write one self-contained page that shows the step.
+
+        Raises:
+            MissingExtraError: the `demo` extra is not installed.
+            FileNotFoundError: there is no folder for `path`.
+        """
         from manualgrad.explain.page import write_page
 
         write_page([self], path, title=title)

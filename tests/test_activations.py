@@ -245,15 +245,40 @@ def test_unknown_name_lists_the_known_ones(cube: mg.Activation) -> None:
     for make in (lambda: activation_named("relv"), lambda: mg.Dense(2, 3, activation="relv")):
         with pytest.raises(ValueError) as caught:
             make()
-        assert str(caught.value) == unknown_activation("relv")
+        assert str(caught.value) == unknown_activation("relv", " Did you mean 'relu'?")
         assert "cube" in str(caught.value).split(". ")[1].split(", ")
 
 
-@pytest.mark.parametrize("bad", [torch.relu, nn.ReLU(), 3], ids=["function", "module", "number"])
-def test_not_an_activation(bad: object) -> None:
+def test_other_capitals_and_slips_are_understood() -> None:
+    for given, meant in (
+        ("ReLU", "relu"),
+        ("LeakyReLU", "leaky_relu"),
+        ("gelu-tanh", "gelu_tanh"),
+        ("sigmoids", "sigmoid"),
+    ):
+        with pytest.raises(ValueError, match=f"^{re.escape(unknown_activation(given, f' Did you mean {meant!r}?'))}$"):
+            activation_named(given)
+
+
+@pytest.mark.parametrize(
+    ("bad", "hint"),
+    [
+        (torch.relu, " Did you mean 'relu'?"),
+        (nn.functional.leaky_relu, " Did you mean 'leaky_relu'?"),
+        (nn.ReLU(inplace=True), " Did you mean 'relu'?"),
+        (nn.SiLU, " Did you mean 'silu'?"),
+        (nn.LeakyReLU(0.3), ""),
+        (nn.Hardtanh(), ""),
+        (nn.Linear(1, 1), ""),
+        (nn.Sequential(), ""),
+        (3, ""),
+    ],
+    ids=lambda value: re.sub(r"\W+", "-", str(value)),
+)
+def test_not_an_activation(bad: object, hint: str) -> None:
     sentence = (
         f"Expected `activation` to be a name, an Activation or None, got {bad!r}. "
-        "Pass for example 'relu', or wrap a function: mg.Activation(name, value=..., derivative=...)."
+        f"Pass for example 'relu', or wrap a function: mg.Activation(name, value=..., derivative=...).{hint}"
     )
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         activation_named(bad)  # type: ignore[arg-type]

@@ -291,11 +291,71 @@ def test_a_loss_module_with_float32_buffers() -> None:
     assert comparison.ok and loss.weight is not None and loss.weight.dtype == torch.float32
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_nan_and_infinity_are_equal_to_themselves(value: float) -> None:
+def test_where_all_is_nan_nothing_is_shown() -> None:
     x = X.clone()
-    x[0, 0] = value
-    assert mg.compare(mg.MLP([3, 4, 2], "tanh"), nn.MSELoss(), x, Y).ok
+    x[0, 0] = float("nan")
+    comparison = mg.compare(mg.MLP([3, 2], "tanh"), nn.MSELoss(), x, Y)
+    assert not comparison.ok
+    assert [row.ok for row in comparison.rows] == [False, False, True]  # of the input, the other rows are compared
+    *_, weight, bias, _, verdict, nothing, in_part = str(comparison).splitlines()
+    assert weight.split() == ["0.weight", "2x3", *["nan"] * 4, "NO"] and bias.split()[2:] == ["nan"] * 4 + ["NO"]
+    assert verdict.startswith("NOT ok: 0.weight, 0.bias. Largest relative difference ") and "nan" not in verdict
+    assert nothing == (
+        "Not finite in all three ways: 0.weight, 0.bias. Nothing is shown there: "
+        "look for NaN or infinity in inputs, targets and parameters."
+    )
+    assert in_part == (
+        "Not finite by hand and by autograd in part: input (3 of 15 entries). Only the other entries are compared there."
+    )
+    assert json.loads(comparison.to_json())["rows"][0]["relative_error"] is None
+
+
+def test_where_every_row_is_nan_there_is_no_largest_difference() -> None:
+    pytest.importorskip("matplotlib")
+    comparison = mg.compare(mg.MLP([3, 2], "tanh"), nn.MSELoss(), X, torch.full_like(Y, float("nan")))
+    assert not comparison.ok and comparison.max_relative_error != comparison.max_relative_error
+    assert "NOT ok: 0.weight, 0.bias, input. Largest relative difference nan." in str(comparison)
+    comparison.plot().canvas.draw()
+
+
+def test_an_infinite_entry_leaves_the_others_to_be_compared(wrong: mg.Activation) -> None:
+    x = X.clone()
+    x[0, 0] = float("inf")
+    comparison = mg.compare(mg.MLP([3, 4, 2], "tanh"), nn.MSELoss(), x, Y)
+    assert comparison.ok
+    assert str(comparison).splitlines()[-1] == (
+        "Not finite by hand and by autograd in part: 0.weight (4 of 12 entries). Only the other entries are compared there."
+    )
+    assert not mg.compare(mg.MLP([3, 4, 2], wrong), nn.MSELoss(), x, Y).ok
+
+
+def test_infinity_by_hand_and_nan_by_autograd_is_a_difference_and_no_lack_of_one() -> None:
+    class Infinite(mg.QuadraticLoss):
+        def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
+            return torch.full_like(outputs, float("inf"))
+
+    comparison = mg.compare(mg.MLP([1, 2]), Infinite(), torch.ones(5, 1), torch.full_like(Y, float("nan")))
+    assert [row.max_absolute_error for row in comparison.rows[:2]] == [float("inf")] * 2 and not comparison.ok
+    assert not comparison.rows[0].shows_nothing
+
+
+def test_where_all_exceeds_its_dtype_nothing_is_shown_either() -> None:
+    model = nn.Sequential(mg.Dense(3, 2, bias=False, dtype=torch.float16))
+    x, y = torch.full((5, 3), 6e4, dtype=torch.float16), Y.half()
+    comparison = mg.compare(model, lambda a, y: (a.float() * 6e4).sum(), x, y)
+    assert [row.ok for row in comparison.rows] == [False, True]
+    assert comparison.rows[0].error_by_hand == comparison.rows[0].error_by_autograd == float("inf")
+    assert str(comparison).splitlines()[-1] == (
+        "Finite in float64 alone: 0.weight. Nothing is shown there: "
+        "the numbers exceed their dtype. Scale the loss down, or compare in a wider dtype."
+    )
+
+
+def test_an_empty_parameter_hides_nothing() -> None:
+    model = mg.MLP([3, 2])
+    model.register_parameter("empty", nn.Parameter(torch.ones(0, 3)))
+    comparison = mg.compare(model, nn.MSELoss(), X, Y)
+    assert comparison.ok and "Not finite" not in str(comparison)
 
 
 def test_nan_on_one_side_only_is_not_ok() -> None:
@@ -304,6 +364,52 @@ def test_nan_on_one_side_only_is_not_ok() -> None:
     assert not comparison.ok and comparison.max_relative_error == float("inf")
     loaded = json.loads(comparison.to_json())
     assert loaded["max_relative_error"] is None and loaded["rows"][0]["relative_error"] is None
+
+
+class Doubled(torch.autograd.Function):
+    """By somebody's hand, but not by this package's."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        return 2 * gradient
+
+
+class Doubling(nn.Linear):
+    def forward(self, input: Tensor) -> Tensor:
+        return Doubled.apply(super().forward(input))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear(3, 2), Doubling(3, 2)], ids=lambda layer: type(layer).__name__)
+def test_autograd_compared_with_itself_says_so(layer: nn.Module) -> None:
+    model = nn.Sequential(layer)
+    comparison = mg.compare(model, nn.MSELoss(), X, Y)
+    assert comparison.ok and not json.loads(comparison.to_json())["anything_by_hand"]
+    assert str(comparison).splitlines()[-1] == (
+        "Nothing here is by hand: no Dense was called and the loss is not manualgrad's, "
+        "so autograd was compared with itself. Call mg.convert(model) first."
+    )
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # by torch.compile itself
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (mg.MLP([3, 2]), nn.MSELoss()),
+        (nn.Linear(3, 2), mg.QuadraticLoss()),
+        (mg.convert(nn.Sequential(nn.Linear(3, 2))), nn.MSELoss()),
+        (torch.compile(mg.MLP([3, 2]), backend="eager"), nn.MSELoss()),
+    ],
+    ids=["layer", "loss", "converted", "compiled"],
+)
+def test_one_thing_by_hand_is_enough(model: Any, loss: nn.Module) -> None:
+    for _ in range(2):  # the second time from compiled code that is there already
+        comparison = mg.compare(model, loss, X, Y)
+        assert comparison.anything_by_hand and "Nothing here is by hand" not in str(comparison)
+        mg.compare(nn.Linear(3, 2), nn.MSELoss(), X, Y)
 
 
 # How it is shown
@@ -420,10 +526,31 @@ def test_not_a_module() -> None:
         mg.compare(torch.tanh, nn.MSELoss(), X, Y)  # type: ignore[arg-type]
 
 
-def test_not_a_loss() -> None:
-    sentence = "compare expected `loss` to be a function of outputs and targets, got None. Pass for example mg.QuadraticLoss()."
+@pytest.mark.parametrize("caller", [mg.compare, mg.trace])
+@pytest.mark.parametrize(
+    ("loss", "rest"),
+    [
+        (None, "None. Pass for example mg.QuadraticLoss()."),
+        ("mse", "'mse'. Pass for example mg.QuadraticLoss()."),
+        (nn.MSELoss, "the class MSELoss. Make an instance: MSELoss()."),
+        (Doubled, "the class Doubled. Pass Doubled.apply."),
+    ],
+    ids=["None", "text", "class", "Function"],
+)
+def test_not_a_loss(caller: Callable[..., Any], loss: Any, rest: str) -> None:
+    sentence = f"{caller.__name__} expected `loss` to be a function of outputs and targets, got {rest}"
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
-        mg.compare(mg.MLP([3, 2]), None, X, Y)  # type: ignore[arg-type]
+        caller(mg.MLP([3, 2]), loss, X, Y)
+
+
+@pytest.mark.parametrize("caller", [mg.compare, mg.trace])
+def test_the_loss_comes_second(caller: Callable[..., Any]) -> None:
+    sentence = (
+        f"{caller.__name__} expected `loss` to be a function of outputs and targets, got a tensor of shape (5, 3). "
+        f"The order is {caller.__name__}(model, loss, inputs, targets)."
+    )
+    with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
+        caller(mg.MLP([3, 2]), X, Y, nn.MSELoss())
 
 
 @pytest.mark.parametrize("tolerance", [-1.0, float("nan"), "1e-3"])

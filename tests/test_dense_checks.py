@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import Tensor, nn
@@ -165,8 +166,40 @@ def test_device(role: str, device: str, grad_mode: bool, autocast: bool) -> None
         )
 
 
+@pytest.mark.parametrize("layer", [lambda *given: mg.Dense(3, *given), mg.LazyDense], ids=["Dense", "LazyDense"])
+@pytest.mark.parametrize(
+    ("bias", "advice"),
+    [
+        ("relu", "activation='relu'"),
+        ("ReLU", "activation='relu'"),
+        (mg.activations["gelu"], "activation='gelu'"),
+        (nn.Tanh(), "activation='tanh'"),
+        (torch.relu, "activation='relu'"),
+        ("no", "bias=True or bias=False"),
+        (None, "bias=True or bias=False"),
+        (1.0, "bias=True or bias=False"),
+        (2, "bias=True or bias=False"),
+        (numpy.array([True]), "bias=True or bias=False"),
+        (torch.tensor(True), "bias=True or bias=False"),
+    ],
+    ids=lambda value: re.sub(r"\W+", "-", str(value)),
+)
+def test_bias_is_yes_or_no(layer: Callable[..., mg.Dense], bias: object, advice: str) -> None:
+    name = "Dense" if layer is not mg.LazyDense else "LazyDense"
+    sentence = f"{name} expected `bias` to be True or False, got {bias!r}. Pass {advice}."
+    fails(lambda: layer(2, bias), TypeError, sentence)
+
+
+@pytest.mark.parametrize("bias", [True, False, 1, 0, numpy.bool_(True), numpy.bool_(False)], ids=repr)
+def test_every_yes_and_no_is_a_bias(bias: Any) -> None:
+    assert (mg.Dense(3, 2, bias).bias is not None) == bool(bias)
+    lazy = mg.LazyDense(2, bias)
+    lazy(torch.ones(4, 3))
+    assert (lazy.bias is not None) == bool(bias)
+
+
 def test_unknown_activation_comes_first() -> None:
-    state, sentence = torch.get_rng_state(), unknown_activation("relv")
+    state, sentence = torch.get_rng_state(), unknown_activation("relv", " Did you mean 'relu'?")
     fails(lambda: mg.Dense(3, 2, activation="relv"), ValueError, sentence)
     fails(lambda: mg.LazyDense(2, activation="relv"), ValueError, sentence)
     assert torch.equal(torch.get_rng_state(), state)

@@ -101,6 +101,17 @@ def test_without_jinja(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_page(xor_traces(), tmp_path / "page.html")
 
 
+def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+    path = tmp_path / "nowhere" / "page.html"
+    sentence = (
+        f"write_page expected `path` in a folder that exists, got {str(path)!r}, "
+        f"and there is no folder {str(path.parent)!r}. Make the folder first, or name another file."
+    )
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(sentence)}$"):
+        xor_traces()[0].to_html(path)
+    assert not path.parent.exists()
+
+
 def test_what_it_refuses(tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     with pytest.raises(

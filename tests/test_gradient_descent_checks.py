@@ -165,7 +165,11 @@ def test_no_parameters(params: Any) -> None:
         mg.GradientDescent(params, lr=0.1)
 
 
-@pytest.mark.parametrize("params", [None, 3, torch.nn.Linear(1, 1)], ids=["None", "int", "Linear"])
+@pytest.mark.parametrize(
+    "params",
+    [None, 3, torch.nn.Linear(1, 1), mg.MLP([2, 1]), torch.nn.ParameterDict({"w": torch.ones(1)})],
+    ids=lambda params: type(params).__name__,
+)
 def test_not_parameters(params: Any) -> None:
     sentence = (
         f"GradientDescent expected `params` to be a sequence of parameters, got {type(params).__name__}. "
@@ -173,6 +177,11 @@ def test_not_parameters(params: Any) -> None:
     )
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         mg.GradientDescent(params, lr=0.1)
+
+
+def test_a_parameter_list_is_a_module_and_a_sequence_of_parameters(p: Parameter) -> None:
+    optimizer = mg.GradientDescent(torch.nn.ParameterList([p]), lr=0.1)
+    assert optimizer.param_groups[0]["params"][0] is p
 
 
 @pytest.mark.parametrize("lr", [0, 1, True, numpy.float32(0.5), torch.tensor([0.5])], ids=repr)

@@ -1,5 +1,8 @@
 """What `import manualgrad` brings along, seen from a fresh interpreter."""
 
+import inspect
+import pickle
+import pydoc
 import subprocess
 import sys
 from importlib.metadata import version
@@ -16,6 +19,15 @@ def test_import_brings_no_optional_package() -> None:
     )
     output = subprocess.run([sys.executable, "-W", "error", "-c", program], capture_output=True, text=True, check=True)
     assert output.stdout.strip() == "[]"
+
+
+def test_dir_lists_the_public_names_and_hides_the_files() -> None:
+    assert [name for name in dir(mg) if not name.startswith("__")] == sorted(mg.__all__)
+    assert {"__all__", "__doc__", "__name__", "__version__"} < set(dir(mg))
+    assert inspect.ismodule(mg.comparison) and mg.comparison.compare is mg.compare  # hidden, and still there
+    assert pickle.loads(pickle.dumps(mg.Dense)) is mg.Dense
+    help_page = pydoc.plain(pydoc.render_doc(mg))
+    assert "check_backward" in help_page and "class Dense(" in help_page
 
 
 def test_public_names() -> None:

@@ -296,11 +296,31 @@ def test_probabilities_of_the_wrong_shape() -> None:
     fails(
         mg.SoftmaxCrossEntropyLoss(),
         torch.ones(4, 3),
-        torch.ones(4),
+        torch.ones(3, 4),
         ValueError,
-        "SoftmaxCrossEntropyLoss expected targets of the outputs' shape (4, 3), got (4,). "
+        "SoftmaxCrossEntropyLoss expected targets of the outputs' shape (4, 3), got (3, 4). "
         "Reshape one of them; nothing is broadcast.",
     )
+
+
+@pytest.mark.parametrize(("outputs", "targets"), [((4, 3), (4,)), ((3,), ()), ((4, 3, 5), (4, 5))], ids=str)
+def test_class_indices_in_floating_point(outputs: tuple[int, ...], targets: tuple[int, ...]) -> None:
+    fails(
+        mg.SoftmaxCrossEntropyLoss(),
+        torch.ones(outputs),
+        torch.ones(targets),
+        ValueError,
+        f"SoftmaxCrossEntropyLoss expected targets of the outputs' shape {outputs}, got {targets}. "
+        "Reshape one of them, nothing is broadcast; or, if these are class indices, convert them with targets.long().",
+    )
+
+
+def test_targets_that_are_no_probabilities_are_taken_as_pytorch_takes_them() -> None:
+    outputs, targets = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -1.0])
+    loss = mg.BinaryCrossEntropyLoss()(outputs, targets)
+    torch.testing.assert_close(loss, nn.BCEWithLogitsLoss()(outputs, targets))
+    comparison = mg.compare(nn.Identity(), mg.BinaryCrossEntropyLoss(), outputs, targets)
+    assert comparison.ok and comparison.anything_by_hand
 
 
 @pytest.mark.parametrize("dtype", [torch.int32, torch.uint8, torch.bool])

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import manualgrad as mg
-from manualgrad.reference import by_autograd, is_by_autograd
+from manualgrad.reference import by_autograd, is_by_autograd, something_stood_back
 
 
 @pytest.fixture
@@ -39,6 +39,19 @@ def test_losses_too(loss: torch.nn.Module) -> None:
     assert "LossFunction" in type(by_hand.grad_fn).__name__
     assert "LossFunction" not in type(by_torch.grad_fn).__name__
     assert torch.equal(by_hand, by_torch)
+
+
+def test_a_block_knows_whether_anything_stood_back(wrong: mg.Activation) -> None:
+    x = torch.randn(4, 3)
+    with by_autograd():
+        assert not something_stood_back()
+        mg.Dense(3, 2, activation=wrong)(x)
+        with by_autograd():  # an inner block forgets nothing
+            assert something_stood_back()
+    mg.Dense(3, 2)(x)
+    with by_autograd():
+        torch.nn.Linear(3, 2)(x)
+        assert not something_stood_back()
 
 
 def test_nests_and_ends_after_an_error() -> None:

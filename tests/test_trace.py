@@ -631,6 +631,24 @@ SEVEN = nn.Sequential(*(nn.Linear(3, 3) for _ in range(7)))
             "trace expected `model` to be a torch.nn.Module, got builtin_function_or_method. Pass the model itself.",
         ),
         (
+            (X, MSE, DENSE, Y),
+            TypeError,
+            "trace expected `model` to be a torch.nn.Module, got Tensor. "
+            "The order is trace(model, loss, inputs, targets).",
+        ),
+        (
+            (DENSE, MSE, torch.sin, Y),
+            TypeError,
+            "trace expected `inputs` to be a torch.Tensor, got builtin_function_or_method. "
+            "The order is trace(model, loss, inputs, targets).",
+        ),
+        (
+            (MSE, DENSE, X, Y),
+            ValueError,
+            "trace expected a model with Dense layers, got MSELoss with none. "
+            "The order is trace(model, loss, inputs, targets).",
+        ),
+        (
             (DENSE, MSE, X.tolist(), Y),
             TypeError,
             "trace expected `inputs` to be a torch.Tensor, got list. "

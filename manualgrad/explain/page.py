@@ -45,10 +45,12 @@ def write_page(
         MissingExtraError: Jinja2 is not installed.
         ValueError: there is no trace, they are not of one model, a batch is empty, or `steps` does not fit.
         TypeError: complex numbers, which the page cannot draw.
+        FileNotFoundError: there is no folder for `path`.
     """
     require("jinja2", extra="demo", purpose="The page")
     steps = range(1, len(traces) + 1) if steps is None else steps
     _check(traces, steps)
+    _check_folder(Path(path))
     formula = formula_of(traces)
     q = Quantities(traces, formula.prediction if formula and formula.function else None)
     curve = loss_curve([trace.loss.double().item() for trace in traces], steps)
@@ -89,6 +91,14 @@ def _summary(traces: Sequence[Trace]) -> str:
     examples = "1 example" if count == "1" else f"a batch of {count} examples"
     steps = "" if len(traces) == 1 else f"{len(traces)} training steps. "
     return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
+
+
+def _check_folder(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"write_page expected `path` in a folder that exists, got {str(path)!r}, and there is no folder {str(path.parent)!r}. "
+            "Make the folder first, or name another file."
+        )
 
 
 def _check(traces: Sequence[Trace], steps: Sequence[int]) -> None:
