@@ -116,6 +116,11 @@ NOT_A_CHECKPOINT = (
             'Parser key "model": Problem with given class_path \'manualgrad.lightning.BackpropModule\': Parser key "loss": '
             "Expected a typing.Literal['quadratic', 'cross_entropy', 'binary_cross_entropy']. Got value: huber",
         ),
+        (
+            ["fit", "--model.sizes", "64,30,10"],
+            'Parser key "model": Problem with given class_path \'manualgrad.lightning.BackpropModule\': Parser key "sizes": '
+            'Expected a list in brackets, for example "[64, 30, 10]". Got value: 64,30,10',
+        ),
         (["fit", "--bogus", "3"], "unrecognized arguments: --bogus 3"),
         (["compare", "--bogus"], "unrecognized arguments: --bogus"),
         (
