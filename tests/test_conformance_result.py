@@ -43,7 +43,7 @@ def test_the_table_shows_each_row_and_how_to_see_a_failure():
 class Misspelt(Square):
     @staticmethod
     def backward(ctx, g):
-        return 2 * gg * ctx.saved_tensors[0]  # noqa: F821
+        return 2 * g * ctx.saved_tensor[0]
 
 
 def test_one_bug_is_told_once():
@@ -54,7 +54,7 @@ def test_one_bug_is_told_once():
         "Mend 'gradient' first: other checks compare with the same numbers.",
         "",
         "output         passed          as the reference's",
-        "gradient       failed          NameError: name 'gg' is not defined",
+        "gradient       failed          AttributeError: 'MisspeltBackward' object has no attribute 'saved_tensor'",
         "frozen inputs  failed          the same error as 'gradient'",
         "more axes      failed          the same error as 'gradient'",
         "memory leak    failed          the same error as 'gradient'",
@@ -63,7 +63,7 @@ def test_one_bug_is_told_once():
     assert str(report).count("# layer and reference: what you passed to check_backward") == 1
     assert lines[-1] == "1 passed, 4 failed, 0 not supported, 0 not applicable."
     assert report.failed["more axes"].detail == (
-        "with one axis more: NameError: name 'gg' is not defined; the reference works. "
+        "with one axis more: AttributeError: 'MisspeltBackward' object has no attribute 'saved_tensor'; the reference works. "
         "Support it, or raise an error in forward that says it is not supported."
     )
     with pytest.raises(AssertionError, match=r"^The backward pass failed 4 of 5 checks\.\n"):

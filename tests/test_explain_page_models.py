@@ -51,7 +51,7 @@ def test_parts_that_are_not_dense(browser: Any, tmp_path: Path) -> None:
     assert "Layer 2 does not feed layer 3 alone and directly" in text
     assert "Between the last Dense layer and the loss stands another part of the model." in text
     assert "This layer is used 2 times. This is the gradient of one call; the update takes the sum over all." in text
-    assert "Error of layer 2 named ' twice ', call 2" in text
+    assert "Error of layer 2 named twice , call 2" in text
     assert "A step downhill" in text and "its rule is not" not in text
     assert "The matrices on the right hold the first 8 of 35 examples" in text
     assert (
