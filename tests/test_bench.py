@@ -1,18 +1,40 @@
 """`manualgrad bench` runs, and its report holds what it says."""
 
 import json
+import re
 from pathlib import Path
+from typing import Any
 
+import pytest
 from command_runs import manualgrad
 
 from manualgrad.bench.command import main
+from manualgrad.bench.report import plot
 
 
-def test_a_quick_run_writes_json_and_a_plot(tmp_path: Path) -> None:
+def test_a_quick_run_writes_json_and_a_plot_and_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert main(["--quick", "--out", str(tmp_path)]) == 0
+    printed = " ".join(capsys.readouterr().out.split())  # a narrow table breaks its title
     report = json.loads((tmp_path / "bench.json").read_text())
-    assert report["nets"]
+    assert report["nets"] and report["quick"]
     assert (tmp_path / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert printed.count("quick: a check that it runs, not a measurement") == printed.count("192-192-10 relu: ")
+
+
+def memory(*mebibytes: float) -> dict[str, Any]:
+    rows = [{"batch": 8 * 2**i, "bytes": {"manualgrad": size * 2**20}} for i, size in enumerate(mebibytes)]
+    return {"name": "4-3 relu", "limit": 2.0, "results": [], "memory": rows}
+
+
+@pytest.mark.parametrize("sizes", [(1.46, 1.9), (0.02, 3, 700), (2, 2)])
+def test_the_memory_axis_has_plain_numbers(tmp_path: Path, sizes: tuple[float, ...]) -> None:
+    plot({"nets": [memory(*sizes)], "quick": True}, tmp_path / "bench.svg")
+    drawn = (tmp_path / "bench.svg").read_text()
+    labels = re.findall(r"<!-- (.*) -->", drawn)  # matplotlib's note of each text
+    assert "quick: a check that it runs, not a measurement" in labels
+    of_memory = labels[labels.index("4-3 relu: speed") : labels.index("4-3 relu: memory")]
+    assert len([label for label in of_memory if re.fullmatch(r"\d+(\.\d+)?", label)]) >= 2
+    assert not any("10^{" in label for label in of_memory)
 
 
 def test_train_step_is_measured_beside_rivals_that_reach_the_same_weights(tmp_path: Path) -> None:

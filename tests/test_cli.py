@@ -35,7 +35,8 @@ def test_without_lightning_fit_names_the_pip_command(tmp_path):
     assert run.returncode == 1
     assert run.stderr == (
         "manualgrad: error: manualgrad fit expected the package `lightning`, which is not installed. "
-        'Install it with: python -m pip install "manualgrad[demo]"\n'
+        'Install it with: python -m pip install "manualgrad[demo]", '
+        'or in a clone: python -m pip install -c constraints.txt -e ".[demo]"\n'
     )
 
 
@@ -43,8 +44,9 @@ def test_without_sklearn_fit_names_the_pip_command(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "sklearn", None)  # how Python marks a module that cannot be imported
     assert main(["fit"]) == 1
     assert capsys.readouterr().err == (
-        "manualgrad: error: DigitsDataModule expected the package `sklearn`, which is not installed. "
-        'Install it with: python -m pip install "manualgrad[demo]"\n'
+        "manualgrad: error: DigitsDataModule expected the package `scikit-learn`, which is not installed. "
+        'Install it with: python -m pip install "manualgrad[demo]", '
+        'or in a clone: python -m pip install -c constraints.txt -e ".[demo]"\n'
     )
 
 
@@ -113,6 +115,11 @@ NOT_A_CHECKPOINT = (
             ["fit", "--model.loss", "huber"],
             'Parser key "model": Problem with given class_path \'manualgrad.lightning.BackpropModule\': Parser key "loss": '
             "Expected a typing.Literal['quadratic', 'cross_entropy', 'binary_cross_entropy']. Got value: huber",
+        ),
+        (
+            ["fit", "--model.sizes", "64,30,10"],
+            'Parser key "model": Problem with given class_path \'manualgrad.lightning.BackpropModule\': Parser key "sizes": '
+            'Expected a list in brackets, for example "[64, 30, 10]". Got value: 64,30,10',
         ),
         (["fit", "--bogus", "3"], "unrecognized arguments: --bogus 3"),
         (["compare", "--bogus"], "unrecognized arguments: --bogus"),

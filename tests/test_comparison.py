@@ -473,7 +473,8 @@ def test_plot_without_matplotlib(comparison: Comparison, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     sentence = (
         "Comparison.plot() expected the package `matplotlib`, which is not installed. "
-        'Install it with: python -m pip install "manualgrad[demo]"'
+        'Install it with: python -m pip install "manualgrad[demo]", '
+        'or in a clone: python -m pip install -c constraints.txt -e ".[demo]"'
     )
     with pytest.raises(MissingExtraError, match=f"^{re.escape(sentence)}$"):
         comparison.plot()

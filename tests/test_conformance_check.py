@@ -193,6 +193,12 @@ def test_nothing_of_the_callers_is_changed():
             "Pass an instance of a module, not its class.",
         ),
         (
+            lambda: mg.check_backward(Once, torch.randn(4, 3)),
+            TypeError,
+            "check_backward expected `reference` to be a function, a module or an autograd.Function, got a tensor of shape "
+            "(4, 3). Pass the same computation before the inputs: check_backward(layer, reference, *inputs).",
+        ),
+        (
             lambda: mg.check_backward(torch.sin, torch.sin, torch.arange(3)),
             ValueError,
             "check_backward expected a floating point or complex input, or a module with parameters, got none. "
@@ -234,3 +240,13 @@ def test_a_layer_that_raises_fails_with_its_error():
 
     report = mg.check_backward(layer, torch.sin, torch.randn(2), skip=["torch.compile"])
     assert report.failed["output"].detail == "RuntimeError: no such kernel"
+
+
+def test_an_instance_of_a_function_is_told_from_its_class():
+    with pytest.warns(DeprecationWarning, match="should not be instantiated"):
+        instance = Once()
+    with pytest.raises(TypeError) as raised:
+        mg.check_backward(instance, torch.tanh, torch.randn(4, 3))
+    assert str(raised.value) == (
+        "check_backward expected `layer` to be a Function's class, got an instance. Pass Once or Once.apply."
+    )

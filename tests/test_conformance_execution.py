@@ -49,7 +49,7 @@ BUGS = {
     "autocast crashes": Bug(
         KeepsFloat32,
         "autocast",
-        "RuntimeError: expected m1 and m2 to have the same dtype, .*; the reference works. Mend it, or raise in forward .*",
+        "RuntimeError: expected m1 and m2 to have the same dtype, .*; the reference works. Support it, .*",
     ),
     "autocast, a narrower output": Bug(
         NarrowUnderAutocast,
@@ -68,7 +68,7 @@ BUGS = {
     "the compiler crashes": Bug(
         CrashesInTheCompiler,
         "torch.compile",
-        ".*; the reference works. Mend it, .*",
+        ".*; the reference works. Support it, .*",
         reference=torch.square,
         inputs=one,
     ),

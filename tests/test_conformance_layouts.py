@@ -114,7 +114,7 @@ BUGS = {
         ViewWithoutRows,
         "empty batch",
         r"with an empty batch: RuntimeError: cannot reshape tensor of 0 elements into shape \[-1, 0\] .*; the reference "
-        "works. Mend it, or raise in forward what says that you do not",
+        "works. Support it, or raise an error in forward that says it is not supported.",
     ),
     "wrong with one axis more": Bug(
         FirstAxisIsTheBatch, "more axes", r"with one axis more, the gradient by input\[2\] is wrong by .*"
@@ -125,7 +125,9 @@ BUGS = {
         r"with one axis more: RuntimeError: t\(\) expects a tensor with <= 2 dimensions, but self is 3D; the reference works. .*",
     ),
     "one axis less crashes": Bug(
-        NeedsTheBatch, "fewer axes", "with no batch axis: .*; the reference works. Mend it, or raise in forward .*"
+        NeedsTheBatch,
+        "fewer axes",
+        "with no batch axis: .*; the reference works. Support it, or raise an error in forward .*",
     ),
 }
 

@@ -25,6 +25,7 @@ def test_the_table_shows_each_row_and_how_to_see_a_failure():
         "copies    not applicable  not a module",
         "",
         "To see 'gradient' fail:",
+        "    # layer and reference: what you passed to check_backward",
         "    inputs = [torch.randn((2,), dtype=torch.float32, requires_grad=True)]; "
         "wanted = [*(x for x in inputs if getattr(x, 'requires_grad', False))]",
         "    for f in (layer, reference): print(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted))",
@@ -36,6 +37,52 @@ def test_the_table_shows_each_row_and_how_to_see_a_failure():
         ["output"],
         ["gradient"],
         ["jvp"],
+    ]
+
+
+class Misspelt(Square):
+    @staticmethod
+    def backward(ctx, g):
+        return 2 * g * ctx.saved_tensor[0]
+
+
+def test_one_bug_is_told_once():
+    skip = CHECKS.keys() - {"output", "gradient", "frozen inputs", "memory leak", "more axes"}
+    report = mg.check_backward(Misspelt, torch.square, *one(), skip=skip)
+    lines = str(report).splitlines()
+    assert lines[:8] == [
+        "Mend 'gradient' first: other checks compare with the same numbers.",
+        "",
+        "output         passed          as the reference's",
+        "gradient       failed          AttributeError: 'MisspeltBackward' object has no attribute 'saved_tensor'",
+        "frozen inputs  failed          the same error as 'gradient'",
+        "more axes      failed          the same error as 'gradient'",
+        "memory leak    failed          the same error as 'gradient'",
+        "",
+    ]
+    assert str(report).count("# layer and reference: what you passed to check_backward") == 1
+    assert lines[-1] == "1 passed, 4 failed, 0 not supported, 0 not applicable."
+    assert report.failed["more axes"].detail == (
+        "with one axis more: AttributeError: 'MisspeltBackward' object has no attribute 'saved_tensor'; the reference works. "
+        "Support it, or raise an error in forward that says it is not supported."
+    )
+    with pytest.raises(AssertionError, match=r"^The backward pass failed 4 of 5 checks\.\n"):
+        report.assert_ok()
+
+
+def test_other_errors_are_not_shortened():
+    class TwoDimensions(Square):
+        @staticmethod
+        def backward(ctx, g):
+            raise IndexError(f"{g.dim()} axes")
+
+    skip = CHECKS.keys() - {"gradient", "frozen inputs", "more axes"}
+    report = mg.check_backward(TwoDimensions, torch.square, *one(), skip=skip)
+    assert [line.split("  ")[-1] for line in str(report).splitlines()[2:5]] == [
+        "IndexError: 2 axes",
+        "the same error as 'gradient'",
+        "with one axis more: IndexError: 3 axes; the reference works. "
+        "Support it, or raise an error in forward that says it is not supported.",
     ]
 
 

@@ -95,7 +95,8 @@ def test_without_jinja(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     sentence = (
         "The page expected the package `jinja2`, which is not installed. "
-        'Install it with: python -m pip install "manualgrad[demo]"'
+        'Install it with: python -m pip install "manualgrad[demo]", '
+        'or in a clone: python -m pip install -c constraints.txt -e ".[demo]"'
     )
     with pytest.raises(MissingExtraError, match=f"^{re.escape(sentence)}$"):
         write_page(xor_traces(), tmp_path / "page.html")

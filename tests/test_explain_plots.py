@@ -71,7 +71,7 @@ def test_of_a_deep_net_the_first_and_the_last_layers_are_mapped() -> None:
     figure = deep_trace(9).plot()
     titles = [axes.get_title() for axes in panels(figure)]
     assert [title for title in titles if title.startswith("Error delta")] == [
-        f"Error delta, layer {i}" for i in (0, 1, 2, 6, 7, 8)
+        f"Error delta, layer {i + 1} named '{i}'" for i in (0, 1, 2, 6, 7, 8)
     ]
     assert figure.subfigs[1].get_suptitle() == "The first and the last of 9 layers"
     assert len(panels(figure)[0].get_lines()[0].get_ydata()) == 9  # the norms of all
@@ -100,7 +100,8 @@ def test_without_matplotlib_the_pip_command_is_named(monkeypatch: pytest.MonkeyP
     monkeypatch.setitem(sys.modules, "matplotlib", None)  # how Python marks a module that cannot be imported
     message = (
         "Trace.plot() expected the package `matplotlib`, which is not installed. "
-        'Install it with: python -m pip install "manualgrad[demo]"'
+        'Install it with: python -m pip install "manualgrad[demo]", '
+        'or in a clone: python -m pip install -c constraints.txt -e ".[demo]"'
     )
     with pytest.raises(MissingExtraError, match=f"^{re.escape(message)}$"):
         deep_trace(2).plot()

@@ -69,19 +69,19 @@ def test_every_number_of_xor_is_the_hand_s() -> None:
         "One training step of GradientDescent(lr=0.5). Examples are rows.",
         "1. FORWARD",
         "   z = w a + b with the a of the layer below;  a = sigma(z)",
-        "  layer '0': 2 -> 3, sigmoid",
-        "  layer '1': 3 -> 1, sigmoid",
+        "  layer 1 named '0': 2 -> 3, sigmoid",
+        "  layer 2 named '1': 3 -> 1, sigmoid",
         "2. LOSS AND OUTPUT ERROR",
         "   delta = dC/da * sigma'(z)",
         f"  C = {whole['loss']:.4g}  (QuadraticLoss)",
         "3. BACKPROPAGATED ERROR AND GRADIENTS",
         "   delta = (w^T delta of the layer above) * sigma'(z);  dC/dw = delta a^T,  dC/db = delta, summed over the examples",
-        "  layer '1'",
-        "  layer '0'",
+        "  layer 2 named '1'",
+        "  layer 1 named '0'",
         "4. UPDATE",
         "   w := w - eta dC/dw,  b := b - eta dC/db,  eta = 0.5",
-        "  layer '0'",
-        "  layer '1'",
+        "  layer 1 named '0'",
+        "  layer 2 named '1'",
     ]
 
 
@@ -138,15 +138,15 @@ def test_what_does_not_follow_the_text_is_said() -> None:
     model.last.requires_grad_(False)
     text = str(mg.trace(model, nn.MSELoss(), X, torch.zeros(8, 2), torch.optim.Adam(model.parameters())))
     for line in (
-        "  layer 'first': 3 -> 4, tanh\n",
-        "  layer 'twice', call 2: 4 -> 4, identity\n",
-        "  layer 'last': 4 -> 2, identity; its input is not the a of the layer before\n",
+        "  layer 1 named 'first': 3 -> 4, tanh\n",
+        "  layer 3 named 'twice', call 2: 4 -> 4, identity\n",
+        "  layer 4 named 'last': 4 -> 2, identity; its input is not the a of the layer before\n",
         "    y (8, 2)    outputs (8, 2)",
-        "  layer 'twice', call 2: dC/da has come through more than the layer above\n",
-        "  layer 'twice'\n",
+        "  layer 3 named 'twice', call 2: dC/da has come through more than the layer above\n",
+        "  layer 2 named 'twice'\n",
         "   w and b := what Adam(lr=0.001) makes of dC/dw and dC/db\n",
-        "  layer 'twice': dC/dw and dC/db are sums over its 2 calls\n",
-        "  layer 'last': w stays (frozen, not the optimizer's, or without a gradient)\n",
+        "  layer 2 named 'twice': dC/dw and dC/db are sums over its 2 calls\n",
+        "  layer 4 named 'last': w stays (frozen, not the optimizer's, or without a gradient)\n",
     ):
         assert line in text
 
@@ -195,4 +195,4 @@ def test_colours_only_where_rich_writes_to_a_terminal() -> None:
     model.add_module("[red]", mg.Dense(3, 2))  # a name that is markup to rich
     trace = mg.trace(model, nn.MSELoss(), X, torch.zeros(8, 2))
     assert "\x1b[" in rich_text(trace, 100, force_terminal=True, color_system="standard")
-    assert "layer '[red]'" in rich_text(trace, 100) and "\x1b[" not in str(trace)
+    assert "layer 1 named '[red]'" in rich_text(trace, 100) and "\x1b[" not in str(trace)

@@ -31,13 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         argv.remove("--train-step")
         return train_step(argv) or 0
-    if "--quick" in argv:
+    quick = "--quick" in argv
+    if quick:
         argv = [*QUICK.split("|"), *(option for option in argv if option != "--quick")]  # what follows wins
     arguments = _parser().parse_args(argv)
     if arguments.draw:
         result = report.joined([json.loads(file.read_text()) for file in arguments.draw])
     else:
         result = run(arguments)
+        result["quick"] = quick
     report.print_tables(result)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "bench.json").write_text(json.dumps(result, indent=2))

@@ -19,6 +19,7 @@ SHORT = {
     "torch.compile": "compile",
 }
 
+QUICK = "quick: a check that it runs, not a measurement"
 
 LEGEND = """\
 Medians of a step, in turns in one process: manualgrad with factored and with dense gradients, then its rivals.
@@ -58,7 +59,8 @@ def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         net["results"] = [results[key] for key in sorted(results) if key[0] == name]
         net["memory"] = [memory[key] for key in sorted(memory) if key[0] == name]
     notes = list(dict.fromkeys(note for report in reports for note in report["notes"]))
-    return {"machine": first, "nets": list(nets.values()), "notes": notes}
+    quick = any(report.get("quick", False) for report in reports)
+    return {"machine": first, "nets": list(nets.values()), "notes": notes, "quick": quick}
 
 
 def print_tables(report: Mapping[str, Any]) -> None:
@@ -71,6 +73,8 @@ def print_tables(report: Mapping[str, Any]) -> None:
     console.print(LEGEND, markup=False)
     for net in report["nets"]:
         for table in _tables(net):
+            if report.get("quick", False):
+                table.title = f"{table.title}\n{QUICK}"
             console.print(table)
     for note in [*report["notes"], *dict.fromkeys(_skipped(report))]:
         console.print(note, markup=False)
@@ -120,6 +124,8 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
 
     nets: Sequence[Mapping[str, Any]] = report["nets"]
     figure = Figure(figsize=(11, 4.2 * len(nets)), layout="constrained")
+    if report.get("quick", False):
+        figure.suptitle(QUICK)
     grid = figure.subplots(len(nets), 2, squeeze=False)
     for (times, memory), net in zip(grid, nets, strict=True):
         _draw_speed(times, net)
@@ -157,6 +163,8 @@ def _draw_speed(axes: Any, net: Mapping[str, Any]) -> None:
 
 
 def _draw_memory(axes: Any, net: Mapping[str, Any]) -> None:
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
     names = dict.fromkeys(name for row in net["memory"] for name in row["bytes"])
     for name, colour, marker in zip(names, COLOURS, MARKERS, strict=False):
         points = [
@@ -168,6 +176,10 @@ def _draw_memory(axes: Any, net: Mapping[str, Any]) -> None:
             axes.plot(*zip(*points, strict=True), marker=marker, color=colour, label=name)
     if net["memory"]:
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        axes.yaxis.set_major_locator(MaxNLocator(6) if high < 10 * low else LogLocator(subs=(1, 2, 5)))
+        axes.yaxis.set_major_formatter(lambda size, _: f"{size:g}")  # 1.46 and not 1.46 x 10^0
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.text(0.5, 0.5, "not measured", ha="center", transform=axes.transAxes)
     axes.set_title(f"{net['name']}: memory")

@@ -102,6 +102,16 @@ def gradients(
 def _callable(subject: Any, role: str) -> Any:
     if isinstance(subject, type) and issubclass(subject, torch.autograd.Function):
         return subject.apply
+    if isinstance(subject, torch.autograd.Function):
+        name = type(subject).__name__
+        raise TypeError(
+            f"check_backward expected `{role}` to be a Function's class, got an instance. Pass {name} or {name}.apply."
+        )
+    if isinstance(subject, Tensor):
+        raise TypeError(
+            f"check_backward expected `{role}` to be a function, a module or an autograd.Function, got a tensor of shape "
+            f"{tuple(subject.shape)}. Pass the same computation before the inputs: check_backward(layer, reference, *inputs)."
+        )
     if isinstance(subject, type) or not callable(subject):
         raise TypeError(
             f"check_backward expected `{role}` to be a function, a module or an autograd.Function, got {subject!r}. "

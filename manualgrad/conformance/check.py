@@ -107,12 +107,16 @@ def _run(name: str, check: Callable[[Case], str], case: Case) -> Check:
         return Check(name, "not applicable", str(reason))
     except Failed as failure:
         first = _first_line(case, name, case.given if failure.inputs is None else failure.inputs)
-        return Check(name, "failed", str(failure), f"{first}\n{failure.line}")
+        return Check(name, "failed", str(failure), f"{first}\n{failure.line}", _in_full(failure.__cause__))
     except Exception as error:
         first = _first_line(case, name, case.given)
-        return Check(name, "failed", in_brief(error), f"{first}\n{GRADIENT_LINE}")
+        return Check(name, "failed", in_brief(error), f"{first}\n{GRADIENT_LINE}", _in_full(error))
     finally:
         surroundings.restore(settings)  # what the layer changes must not hide from the next check
+
+
+def _in_full(error: BaseException | None) -> str:
+    return f"{type(error).__name__}: {error}" if error is not None else ""
 
 
 def _expect_reference_works(case: Case) -> None:

@@ -42,7 +42,9 @@ def refused(error: Exception, line: str, where: str = "", inputs: Sequence[Any] 
     if is_refusal(error):
         return NotSupported(sentence)
     return Failed(
-        f"{sentence}; the reference works. Mend it, or raise in forward what says that you do not", line, inputs
+        f"{sentence}; the reference works. Support it, or raise an error in forward that says it is not supported.",
+        line,
+        inputs,
     )
 
 

@@ -32,13 +32,15 @@ class Check:
     """One row of the table.
 
     `status` is "passed"; "failed"; "not supported": the reference does it, the layer refuses, and `detail` has its words; or
-    "not applicable": the reference does not do it either. `reproduction` has two lines of Python where it failed.
+    "not applicable": the reference does not do it either. `reproduction` has two lines of Python where it failed, and `error`
+    what the layer raised, in full, if it did.
     """
 
     name: str
     status: str
     detail: str
     reproduction: str = ""
+    error: str = ""
 
 
 class Conformance(tuple[Check, ...]):
@@ -100,17 +102,22 @@ class Conformance(tuple[Check, ...]):
         return "\n".join(self._lines())
 
     def _lines(self) -> Iterator[str]:
-        names = max(len(check.name) for check in self)
-        for check in self:
-            yield f"{check.name:<{names}}  {check.status:<14}  {check.detail}".rstrip()
         causes = [name for name in ("output", "gradient") if name in self.failed]
+        if causes and len(self.failed) > 1:
+            yield f"Mend {causes[0]!r} first: other checks compare with the same numbers."
+            yield ""
+        names = max(len(check.name) for check in self)
+        first: dict[str, str] = {}  # which check has failed with an error, by that error
+        for check in self:
+            repeats = check.error and first.setdefault(check.error, check.name) != check.name
+            detail = f"the same error as {first[check.error]!r}" if repeats else check.detail
+            yield f"{check.name:<{names}}  {check.status:<14}  {detail}".rstrip()
+        note = ["# layer and reference: what you passed to check_backward"]
         for name in causes[:1] or self.failed:
             yield ""
             yield f"To see {name!r} fail:"
-            yield from (f"    {line}" for line in self.failed[name].reproduction.splitlines())
-        if causes and len(self.failed) > 1:
-            yield ""
-            yield f"Other checks compare with the same numbers: mend {causes[0]!r} first."
+            yield from (f"    {line}" for line in [*note, *self.failed[name].reproduction.splitlines()])
+            note = []
         statuses = ("passed", "failed", "not supported", "not applicable")
         count = {status: len(self._with_status(status)) for status in statuses}
         yield ""

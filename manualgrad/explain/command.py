@@ -61,8 +61,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--activation", help="of the hidden layers; default: sigmoid")
     add("--loss", choices=LOSSES, help="default: quadratic, on sigmoid outputs")
     add("--checkpoint", type=Path, help="the net that manualgrad fit has written there, instead of a fresh one")
-    add("--lr", type=float, default=1.0, help="eta, the learning rate of plain gradient descent; default: 1")
-    add("--examples", type=int, default=4, help="images in the batch, the same in every step; default: 4")
+    add("--lr", type=float, help="eta of plain gradient descent; default: 10 for quadratic loss on sigmoids, else 1")
+    add("--examples", type=int, default=6, help="images in the batch, the same in every step; default: 6")
     add("--steps", type=int, default=1, help="training steps to record; a page shows them all")
     add("--seed", type=int, default=0, help="of a fresh net's weights")
     add("--out", type=Path, help="write a page (HTML) there, instead of printing")
@@ -87,6 +87,9 @@ def _check(options: argparse.Namespace) -> None:
     for name, default in OF_A_FRESH_NET.items():
         if getattr(options, name) is None:
             setattr(options, name, default)
+    if options.lr is None:
+        on_sigmoids = (options.activation, options.loss) == ("sigmoid", "quadratic") and options.checkpoint is None
+        options.lr = 10.0 if on_sigmoids else 1.0  # sigma' <= 1/4 in each layer: with eta = 1 the cost hardly moves
     if options.open and options.out is None:
         options.out = Path(tempfile.mkdtemp(prefix="manualgrad_")) / "explain.html"
     for name, file in (("--out", options.out), ("--plot", options.plot)):

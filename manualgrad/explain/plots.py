@@ -30,7 +30,7 @@ def plot(trace: Trace) -> Any:
         raise TypeError(
             "Trace.plot() expected real numbers, got a trace with complex ones. Plot parts of it: trace.layers[0].z.abs()."
         )
-    mapped = _mapped(trace.layers)
+    mapped = _mapped([*enumerate(trace.layers, 1)])
     figure: Any = Figure(figsize=(11, 4 + 2.3 * len(mapped)), layout="constrained")
     figure.suptitle(f"One training step: {trace.loss_name} C = {trace.loss.item():.4g}, {trace.optimizer}")
     above, below = figure.subfigures(2, height_ratios=[3.6, 2.3 * len(mapped)])
@@ -39,8 +39,8 @@ def plot(trace: Trace) -> Any:
     _draw_updates(updates, mapped)
     if len(mapped) < len(trace.layers):
         below.suptitle(f"The first and the last of {len(trace.layers)} layers", fontsize="medium")
-    for axes, layer in zip(below.subplots(len(mapped), 3, squeeze=False), mapped, strict=True):
-        _draw_maps(axes, layer)
+    for axes, (number, layer) in zip(below.subplots(len(mapped), 3, squeeze=False), mapped, strict=True):
+        _draw_maps(axes, number, layer)
     return figure
 
 
@@ -50,8 +50,8 @@ def _draw_norms(axes: Any, trace: Trace) -> None:
     for which, (label, name) in enumerate({"error delta": "delta", "gradient dC/dw": "grad_weight"}.items()):
         values = [_norm(getattr(layer, name)) for layer in trace.layers]
         axes.plot(x, values, marker=MARKERS[which], color=COLOURS[which], label=label)
-    names = [_name(layer) for layer in trace.layers]
-    axes.set_xticks(x, names, rotation=30 if max(map(len, names)) > 3 else 0)
+    names = [_name(number, layer) for number, layer in enumerate(trace.layers, 1)]
+    axes.set_xticks(x, names, rotation=30 if len(names) > 4 or max(map(len, names)) > 11 else 0)
     if all(_norm(layer.delta) > 0 and _norm(layer.grad_weight) > 0 for layer in trace.layers):
         axes.set_yscale("log")
     axes.set_title("Error and gradient of each layer")
@@ -61,9 +61,9 @@ def _draw_norms(axes: Any, trace: Trace) -> None:
     axes.legend()
 
 
-def _draw_updates(axes: Any, layers: list[TracedLayer]) -> None:
+def _draw_updates(axes: Any, layers: list[tuple[int, TracedLayer]]) -> None:
     any_update = False
-    for which, layer in enumerate(layer for layer in layers if layer.call == 0):
+    for which, (number, layer) in enumerate(pair for pair in layers if pair[1].call == 0):
         update = layer.weight_after - layer.weight_before
         any_update |= bool((update != 0).any())
         ratio = _norm(update) / (_norm(layer.weight_before) or float("nan"))
@@ -75,7 +75,7 @@ def _draw_updates(axes: Any, layers: list[TracedLayer]) -> None:
             linewidths=0,
             marker=MARKERS[which],
             color=COLOURS[which],
-            label=f"{_name(layer)}: {ratio:.1e}",
+            label=f"{_name(number, layer)}: {ratio:.1e}",
         )
     if any_update:
         axes.set_yscale("log")
@@ -88,8 +88,8 @@ def _draw_updates(axes: Any, layers: list[TracedLayer]) -> None:
     )
 
 
-def _draw_maps(row: Sequence[Any], layer: TracedLayer) -> None:
-    name = f"layer {_name(layer)}"
+def _draw_maps(row: Sequence[Any], number: int, layer: TracedLayer) -> None:
+    name = f"layer {_name(number, layer)}"
     _draw_map(row[0], f"Error delta, {name}", as_rows(layer.delta), "neuron", "example")
     _draw_map(row[1], f"Weight w before the step, {name}", layer.weight_before, "input", "neuron")
     _draw_map(row[2], f"Gradient dC/dw, {name}", layer.grad_weight, "input", "neuron")
@@ -109,15 +109,15 @@ def _draw_map(axes: Any, title: str, x: Tensor, across: str, down: str) -> None:
     axes.figure.colorbar(image, ax=axes, label="value (no unit)")
 
 
-def _mapped(layers: tuple[TracedLayer, ...]) -> list[TracedLayer]:
+def _mapped(layers: list[tuple[int, TracedLayer]]) -> list[tuple[int, TracedLayer]]:
     if len(layers) <= MOST_MAPS:
-        return list(layers)
+        return layers
     return [*layers[: MOST_MAPS // 2], *layers[-MOST_MAPS // 2 :]]
 
 
-def _name(layer: TracedLayer) -> str:
+def _name(number: int, layer: TracedLayer) -> str:
     """As matplotlib takes it: a dollar sign would begin a formula."""
-    name = (layer.name or "the model").replace("$", r"\$")
+    name = f"{number} named {layer.name!r}".replace("$", r"\$") if layer.name else "1, the model"
     return f"{name}, call {layer.call + 1}" if layer.call else name
 
 

@@ -77,7 +77,7 @@ def _forward(trace: Trace) -> Iterator[Part]:
     for i, layer in enumerate(trace.layers):
         (m, n), below = layer.weight_before.shape, trace.layers[i - 1]
         note = "" if i == 0 or input_is_output_of(layer, below) else "; its input is not the a of the layer before"
-        yield _layer(layer, f": {n} -> {m}, {layer.activation}{note}")
+        yield _layer(i + 1, layer, f": {n} -> {m}, {layer.activation}{note}")
         yield from _arrays(
             ("input a", layer.inputs),
             ("w", layer.weight_before),
@@ -108,7 +108,7 @@ def _backward(trace: Trace) -> Iterator[Part]:
         layer, note = layers[i], ""
         if i + 1 < len(layers) and not error_comes_from(layer, layers[i + 1]):
             note = ": dC/da has come through more than the layer above"
-        yield _layer(layer, note)
+        yield _layer(i + 1, layer, note)
         if i + 1 < len(layers) or not outputs_are_those_of(trace):  # else it is the output error
             yield from _arrays(("dC/da", layer.cost_gradient), *_error(layer))
         yield from _arrays(("dC/dw", layer.grad_weight), ("dC/db", layer.grad_bias))
@@ -120,14 +120,14 @@ def _update(trace: Trace) -> Iterator[Part]:
     else:
         rule = f"w and b := what {trace.optimizer} makes of dC/dw and dC/db"
     yield from _heading("4. UPDATE", rule)
-    for layer in trace.layers:
+    for number, layer in enumerate(trace.layers, 1):
         if layer.call > 0:
             continue
         calls = len(calls_of(layer, trace))
         note = f": dC/dw and dC/db are sums over its {calls} calls" if calls > 1 else ""
         if not layer.trained:
             note = ": w stays (frozen, not the optimizer's, or without a gradient)"
-        yield _layer(layer, note)
+        yield _layer(number, layer, note)
         weight_gradient, bias_gradient = total_gradients(layer, trace)
         yield from _arrays(("w", layer.weight_before), ("dC/dw", weight_gradient), ("w after", layer.weight_after))
         yield from _arrays(("b", layer.bias_before), ("dC/db", bias_gradient), ("b after", layer.bias_after))
@@ -143,8 +143,8 @@ def _heading(title: str, equation: str) -> Iterator[Line]:
     yield Line(f"   {equation}", "italic")
 
 
-def _layer(layer: TracedLayer, note: str) -> Line:
-    name = f"layer {layer.name!r}" if layer.name else "the model itself"
+def _layer(number: int, layer: TracedLayer, note: str) -> Line:
+    name = f"layer {number} named {layer.name!r}" if layer.name else "the model itself"
     again = f", call {layer.call + 1}" if layer.call else ""
     return Line(f"\n  {name}{again}{note}", "bold")
 

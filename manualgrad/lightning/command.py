@@ -196,6 +196,7 @@ def _condensed(message: str) -> str:
         "Given value",
         "- Expected a path",
     )
+    message = message.replace("a <class 'collections.abc.Sequence'>", 'a list in brackets, for example "[64, 30, 10]"')
     lines = [line.strip() for line in message.splitlines()]
     return " ".join(line.removeprefix("- ") for line in lines if line and not line.startswith(tried))
 
