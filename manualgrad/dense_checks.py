@@ -95,9 +95,9 @@ def _check_sizes(in_features: int, out_features: int) -> None:
 
 
 def _check_bias(bias: object, caller: str) -> None:
-    """Raises TypeError for anything but True and False (or 1 and 0, or numpy's): an activation in this place would count as yes."""
+    """Raises TypeError for anything but True, False, None (or 1, 0, or numpy's): an activation in this place would count as yes."""
     is_numpy_bool = getattr(getattr(bias, "dtype", None), "kind", None) == "b" and getattr(bias, "ndim", None) == 0
-    if is_numpy_bool or (isinstance(bias, int) and bias in (0, 1)):
+    if bias is None or is_numpy_bool or (isinstance(bias, int) and bias in (0, 1)):
         return
     name = bias.name if isinstance(bias, Activation) else closest(bias, known_names())
     advice = "bias=True or bias=False" if name is None else f"activation={name!r}"
