@@ -181,7 +181,7 @@ def test_device(role: str, device: str, grad_mode: bool, autocast: bool) -> None
         (numpy.array([True]), "bias=True or bias=False"),
         (torch.tensor(True), "bias=True or bias=False"),
     ],
-    ids=lambda value: re.sub(r"\W+", "-", str(value)),
+    ids=lambda value: re.sub(r"( at 0x\w+)?\W+", "-", str(value)),
 )
 def test_bias_is_yes_or_no(layer: Callable[..., mg.Dense], bias: object, advice: str) -> None:
     name = "Dense" if layer is not mg.LazyDense else "LazyDense"
