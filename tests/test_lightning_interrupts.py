@@ -4,12 +4,21 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 
 import pytest
 from command_runs import ENVIRONMENT
 
 from manualgrad.cli import main
 from manualgrad.lightning.checkpoint import check_resumable
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """A shell that starts the tests in the background has them ignore Ctrl-C, and their children too."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def test_ctrl_c_in_the_middle_says_how_to_go_on(tmp_path, monkeypatch):

@@ -32,7 +32,7 @@ def first_difference(
             return f"{name} {wrong_shape(a.shape, e.shape)}"
         if a.dtype.is_floating_point or a.dtype.is_complex:
             row = _row(name, a.detach(), e.detach(), (truth or expected)[i].detach(), tolerance)
-            if not row.ok:
+            if not (row.ok or row.shows_nothing):  # NaN or infinite alike is as it should be
                 return f"{name} {_wrong_value(a.detach(), e.detach())}"
         elif not torch.equal(a, e):
             return f"{name} is wrong"
