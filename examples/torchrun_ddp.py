@@ -62,6 +62,7 @@ def main() -> None:
         differences = [(p - q).abs().max() for p, q in zip(together.parameters(), alone.parameters(), strict=True)]
         same = max(differences) < 1e-12
         print(f"{PROCESSES} processes and one, the same weights: {'yes' if same else 'NO'}")
+    dist.barrier()  # a process that leaves early takes the other's connection with it
     dist.destroy_process_group()
 
 
