@@ -12,7 +12,7 @@ from manualgrad import equations
 from manualgrad.activations import identity
 from manualgrad.autocast import without_autocast
 from manualgrad.dense import Dense, DenseFunction, rows
-from manualgrad.on_copies import copied
+from manualgrad.dry_run import copied
 from manualgrad.trace_result import TracedLayer
 
 
