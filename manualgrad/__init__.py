@@ -4,7 +4,7 @@ from importlib.metadata import version
 
 import manualgrad.factored_list_operations
 import manualgrad.factored_reading_operations  # noqa: F401  both fill the table of operations
-from manualgrad.activations import Activation, activations
+from manualgrad.activation.built_in import Activation, activations
 from manualgrad.comparison import Comparison, compare
 from manualgrad.conformance import Conformance, check_backward
 from manualgrad.conversion import conversion_report, convert, revert

@@ -13,7 +13,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from manualgrad.activations import identity
+from manualgrad.activation.built_in import identity
 from manualgrad.convertible import Sequence, has_hooks, is_linear_like, obstacle
 from manualgrad.dense import Dense
 

@@ -13,7 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
-from manualgrad.activations import Activation, activations, elu, leaky_relu, softplus
+from manualgrad.activation.built_in import Activation, activations, elu, leaky_relu, softplus
 from manualgrad.dense import Dense
 from manualgrad.taken_apart import taken_apart
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad import equations
-from manualgrad.activations import Activation, activation_named, identity
+from manualgrad.activation.built_in import Activation, activation_named, identity
 from manualgrad.autocast import is_autocasting, is_castable, without_autocast
 from manualgrad.dense_checks import check_arguments, check_definition, check_devices, check_linear, check_tensors, fit
 from manualgrad.factoring import may_keep_factors, weight_gradient_or_factors

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from manualgrad.activation import Activation, known_names
-from manualgrad.activation_hint import closest
+from manualgrad.activation.activation import Activation, known_names
+from manualgrad.activation.did_you_mean import closest
 
 
 def fit(input: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

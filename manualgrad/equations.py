@@ -34,7 +34,7 @@ from manualgrad.matrix_products import add_product, times_weight, times_weight_t
 
 
 if TYPE_CHECKING:
-    from manualgrad.activations import Activation
+    from manualgrad.activation.built_in import Activation
 
 
 def weighted_sum(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

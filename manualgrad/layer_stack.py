@@ -11,7 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manualgrad.activations import Activation, activation_named, activations, elu, identity, leaky_relu, softplus
+from manualgrad.activation.built_in import (
+    Activation,
+    activation_named,
+    activations,
+    elu,
+    identity,
+    leaky_relu,
+    softplus,
+)
 from manualgrad.dense import Dense
 from manualgrad.equations import output_error
 from manualgrad.recording import live

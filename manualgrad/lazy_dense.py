@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from manualgrad.activations import Activation, activation_named
+from manualgrad.activation.built_in import Activation, activation_named
 from manualgrad.dense import Dense
 from manualgrad.dense_checks import check_definition
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from manualgrad.activations import Activation, activation_named
+from manualgrad.activation.built_in import Activation, activation_named
 from manualgrad.dense import Dense
 
 

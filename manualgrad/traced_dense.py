@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.utils import parametrize
 
 from manualgrad import equations
-from manualgrad.activations import identity
+from manualgrad.activation.built_in import identity
 from manualgrad.autocast import without_autocast
 from manualgrad.dense import Dense, DenseFunction, rows
 from manualgrad.dry_run import copied

@@ -7,7 +7,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from manualgrad.activations import identity
+from manualgrad.activation.built_in import identity
 from manualgrad.clipping import Gradients, as_tensor, clip_by_norm
 from manualgrad.dense import rows
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum

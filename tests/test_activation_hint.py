@@ -4,7 +4,7 @@ import pytest
 from torch import nn
 
 import manualgrad as mg
-from manualgrad.activation_hint import closest, did_you_mean
+from manualgrad.activation.did_you_mean import closest, did_you_mean
 
 
 @pytest.mark.parametrize(

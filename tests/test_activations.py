@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from unknown_activation import unknown_activation
 
 import manualgrad as mg
-from manualgrad.activations import activation_named, elu, leaky_relu, softplus
+from manualgrad.activation.built_in import activation_named, elu, leaky_relu, softplus
 
 
 TWINS: dict[str, nn.Module] = {

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from manualgrad import equations
-from manualgrad.activations import activations, identity
+from manualgrad.activation.built_in import activations, identity
 
 
 W = torch.tensor([[1.0, 2.0, 3.0], [-1.0, 0.0, 1.0]])  # (2, 3)

@@ -1,7 +1,7 @@
 """The sentence for a name that no activation has."""
 
 import manualgrad as mg
-from manualgrad import activation as registry
+from manualgrad.activation import activation as registry
 
 
 BUILT_IN = "identity, relu, leaky_relu, elu, sigmoid, tanh, softplus, gelu, gelu_tanh, silu"

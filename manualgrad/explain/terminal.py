@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from torch import Tensor
 
-from manualgrad.activation import activation_named
+from manualgrad.activation.activation import activation_named
+from manualgrad.activation.idle_units import is_rectifying
 from manualgrad.explain.blocks import Block, beside, block, idle, is_small, summary
 from manualgrad.explain.displayed_numbers import displayed
 from manualgrad.explain.equation_checks import (
@@ -19,7 +20,6 @@ from manualgrad.explain.equation_checks import (
     total_gradients,
     update_is_plain,
 )
-from manualgrad.idle_units import is_rectifying
 
 
 if TYPE_CHECKING:

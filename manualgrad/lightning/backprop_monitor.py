@@ -10,8 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
 
+from manualgrad.activation.idle_units import SATURATED_BELOW
 from manualgrad.dense import Dense
-from manualgrad.idle_units import SATURATED_BELOW
 from manualgrad.lightning.backprop_plot import plot
 from manualgrad.lightning.layer_histograms import write_histograms
 from manualgrad.lightning.layer_probe import LayerProbe

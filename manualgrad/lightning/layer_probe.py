@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from manualgrad import equations
-from manualgrad.activations import Activation, identity
+from manualgrad.activation.built_in import Activation, identity
+from manualgrad.activation.idle_units import dead_units, is_rectifying, saturated_entries
 from manualgrad.dense import Dense
 from manualgrad.gradient_descent import GradientDescent
-from manualgrad.idle_units import dead_units, is_rectifying, saturated_entries
 from manualgrad.lightning.layer_histograms import thinned
 
 

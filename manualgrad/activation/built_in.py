@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manualgrad.activation import Activation, activation_named, activations, build_in
+from manualgrad.activation.activation import Activation, activation_named, activations, build_in
 
 
 __all__ = ["Activation", "activation_named", "activations", "elu", "identity", "leaky_relu", "softplus"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from manualgrad.activation import Activation
+from manualgrad.activation.activation import Activation
 
 
 SATURATED_BELOW = 0.01

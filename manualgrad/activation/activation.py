@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.activation_checks import check_definition, checked_derivative
-from manualgrad.activation_hint import did_you_mean
+from manualgrad.activation.activation_checks import check_definition, checked_derivative
+from manualgrad.activation.did_you_mean import did_you_mean
 
 
 _built_in: dict[str, Activation] = {}
