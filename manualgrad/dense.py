@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from manualgrad import equations
 from manualgrad.activation.built_in import Activation, activation_named, identity
-from manualgrad.autocast import is_autocasting, is_castable, without_autocast
+from manualgrad.autograd.apply import call, is_left_to_autograd
+from manualgrad.autograd.autocast import is_autocasting, is_castable, without_autocast
+from manualgrad.autograd.switch import is_by_autograd
 from manualgrad.dense_checks import check_arguments, check_definition, check_devices, check_linear, check_tensors, fit
 from manualgrad.factoring import may_keep_factors, weight_gradient_or_factors
-from manualgrad.function_call import call, is_left_to_autograd
-from manualgrad.reference import is_by_autograd
 
 
 class DenseFunction(torch.autograd.Function):

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from manualgrad.autocast import is_autocasting
+from manualgrad.autograd.apply import call, is_left_to_autograd
+from manualgrad.autograd.autocast import is_autocasting
+from manualgrad.autograd.switch import is_by_autograd
 from manualgrad.class_index_checks import check_indices, check_probabilities
-from manualgrad.function_call import call, is_left_to_autograd
-from manualgrad.reference import is_by_autograd
 
 
 class LossFunction(torch.autograd.Function):

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from manualgrad import equations
 from manualgrad.activation.built_in import identity
-from manualgrad.autocast import without_autocast
+from manualgrad.autograd.autocast import without_autocast
 from manualgrad.dense import Dense, DenseFunction, rows
 from manualgrad.dry_run import copied
 from manualgrad.trace_result import TracedLayer

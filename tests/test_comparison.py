@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 import manualgrad as mg
 import manualgrad.factoring
+from manualgrad.autograd.switch import is_by_autograd
 from manualgrad.comparison import Comparison, compare
 from manualgrad.comparison_result import Row
 from manualgrad.extras import MissingExtraError
-from manualgrad.reference import is_by_autograd
 
 
 X, Y = torch.linspace(-1, 1, 15).view(5, 3), torch.linspace(0, 1, 10).view(5, 2)

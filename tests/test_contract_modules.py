@@ -11,7 +11,7 @@ from torch.nn.utils import parametrizations, parametrize, prune, skip_init
 from torch.optim.swa_utils import SWALR, AveragedModel, update_bn
 
 import manualgrad as mg
-from manualgrad.reference import by_autograd
+from manualgrad.autograd.switch import by_autograd
 
 
 pytestmark = [  # PyTorch's own, on importing its decompositions and on tracing any autograd.Function

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import manualgrad as mg
-from manualgrad.reference import by_autograd, is_by_autograd, something_stood_back
+from manualgrad.autograd.switch import by_autograd, is_by_autograd, something_stood_back
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from xor import INPUTS, TARGETS, hand_numbers, xor_net, xor_trace
 
 import manualgrad as mg
-from manualgrad.reference import by_autograd
+from manualgrad.autograd.switch import by_autograd
 
 
 X, Y = torch.linspace(-1, 1, 24).view(8, 3), torch.linspace(0, 1, 16).view(8, 2)
