@@ -13,7 +13,7 @@ from manualgrad.factored_gradient import FactoredGradient
 from manualgrad.factoring import keep_factored
 from manualgrad.gradient_descent import GradientDescent
 from manualgrad.lazy_dense import LazyDense
-from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP
 from manualgrad.trace import Trace, TracedLayer, trace

@@ -14,7 +14,7 @@ from manualgrad.equations import backpropagated_error, output_error, weighted_su
 from manualgrad.gradient_descent import GradientDescent
 from manualgrad.layer_stack import LayerStack
 from manualgrad.loss_by_hand import loss_by_hand, value_and_gradient
-from manualgrad.losses import Loss
+from manualgrad.losses.loss import Loss
 from manualgrad.optimizer_view import OptimizerView, Rule
 from manualgrad.recorded_step import RecordedStep
 from manualgrad.update_rule import update

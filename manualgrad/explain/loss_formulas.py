@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from manualgrad.explain.mathml import Math, fraction, identifier, literal, operator, row, squared, sum_over
 from manualgrad.explain.quantities import targets_as_rows
-from manualgrad.losses import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from manualgrad.gradient_descent import GradientDescent
 from manualgrad.lightning.random_states import KeepRandomStates
 from manualgrad.lightning.train_step_engine import TrainStepEngine
-from manualgrad.losses import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.mlp import MLP
 
 

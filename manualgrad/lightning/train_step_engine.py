@@ -9,7 +9,7 @@ from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
 from manualgrad.gradient_descent import GradientDescent
-from manualgrad.losses import Loss
+from manualgrad.losses.loss import Loss
 from manualgrad.train_step import TrainStep
 
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from manualgrad.autograd.apply import call, is_left_to_autograd
 from manualgrad.autograd.autocast import is_autocasting
 from manualgrad.autograd.switch import is_by_autograd
-from manualgrad.class_index_checks import check_indices, check_probabilities
+from manualgrad.losses.class_index_checks import check_indices, check_probabilities
 
 
 class LossFunction(torch.autograd.Function):

@@ -1,0 +1,1 @@
+"""Losses whose derivative dC/da is written by hand."""
