@@ -2,19 +2,19 @@
 
 from importlib.metadata import version
 
-import manualgrad.factored_list_operations
-import manualgrad.factored_reading_operations  # noqa: F401  both fill the table of operations
+import manualgrad.factored.list_operations
+import manualgrad.factored.reading_operations  # noqa: F401  both fill the table of operations
 from manualgrad.activation.built_in import Activation, activations
 from manualgrad.comparison import Comparison, compare
 from manualgrad.conformance import Conformance, check_backward
 from manualgrad.conversion import conversion_report, convert, revert
 from manualgrad.dense import Dense, dense
-from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factoring import keep_factored
+from manualgrad.factored.densify import FactorsLostWarning, forbid_densify
+from manualgrad.factored.gradient import FactoredGradient
+from manualgrad.factored.requests import keep_factored
 from manualgrad.gradient_descent import GradientDescent
 from manualgrad.lazy_dense import LazyDense
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
-from manualgrad.materialise import FactorsLostWarning, forbid_densify
 from manualgrad.mlp import MLP
 from manualgrad.trace import Trace, TracedLayer, trace
 from manualgrad.train_step import TrainStep

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from manualgrad.autograd.switch import by_autograd, something_stood_back
 from manualgrad.comparison_result import Comparison, Row
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, each_tensor
-from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factoring import pass_on_requests
+from manualgrad.factored.gradient import FactoredGradient
+from manualgrad.factored.requests import pass_on_requests
 
 
 __all__ = ["Comparison", "Row", "compare"]

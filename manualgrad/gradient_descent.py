@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
 from manualgrad.equations import descent
-from manualgrad.factoring import Request
+from manualgrad.factored.requests import Request
 from manualgrad.gradient_descent_checks import as_list, check_flag, check_options
 from manualgrad.update_rule import update
 

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from manualgrad.clipping import Gradients
 from manualgrad.cuda_capture import CapturedReplay, capture
+from manualgrad.factored.clipping import Gradients
 from manualgrad.optimizer_view import OptimizerView, Rule
 from manualgrad.recording import Recording, record
 from manualgrad.replay_program import replay_of

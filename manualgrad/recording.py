@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.kernel_call import Call, KernelCall, KernelCallAndCopy, LiveCall
 from manualgrad.matrix_products import views_made_once
 from manualgrad.traced_number import NumberTracer, Options

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from manualgrad.factoring import pass_on_requests
+from manualgrad.factored.requests import pass_on_requests
 
 
 def copied_optimizer(optimizer: Optimizer, model: nn.Module, memo: dict[int, Any]) -> Optimizer:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad.activation.built_in import identity
-from manualgrad.clipping import Gradients, as_tensor, clip_by_norm
 from manualgrad.dense import rows
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum
+from manualgrad.factored.clipping import Gradients, as_tensor, clip_by_norm
 from manualgrad.gradient_descent import GradientDescent
 from manualgrad.layer_stack import LayerStack
 from manualgrad.loss_by_hand import loss_by_hand, value_and_gradient

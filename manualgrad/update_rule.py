@@ -13,8 +13,8 @@ from typing import Any
 from torch import Tensor
 
 from manualgrad.equations import descent
-from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factored_norms import tiles
+from manualgrad.factored.gradient import FactoredGradient
+from manualgrad.factored.norms import tiles
 
 
 def update(w: Tensor, gradient: Tensor, velocity: Tensor | None, options: Mapping[str, Any]) -> Tensor | None:

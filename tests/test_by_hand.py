@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import manualgrad as mg
-from manualgrad import factoring
+from manualgrad.factored import requests as factoring
 
 
 BATCH = 10

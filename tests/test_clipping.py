@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualgrad.clipping import Gradients, as_tensor, clip_by_norm
-from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored.clipping import Gradients, as_tensor, clip_by_norm
+from manualgrad.factored.gradient import FactoredGradient
 
 
 def dense(gradients: Gradients) -> list[Tensor]:

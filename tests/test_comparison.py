@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import manualgrad as mg
-import manualgrad.factoring
+import manualgrad.factored.requests
 from manualgrad.autograd.switch import is_by_autograd
 from manualgrad.comparison import Comparison, compare
 from manualgrad.comparison_result import Row
@@ -217,12 +217,12 @@ def test_wrong_factors_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that the optimizer gets, and not a product that is computed for the comparison alone."""
     model, x, y = wide()
     keep = mg.GradientDescent(model.parameters(), lr=0.1)
-    made = manualgrad.factoring.FactoredGradient
+    made = manualgrad.factored.requests.FactoredGradient
 
     def too_large(delta: Tensor, a: Tensor, *arguments: Any, **keywords: Any) -> mg.FactoredGradient:
         return made(1.01 * delta, a, *arguments, **keywords)
 
-    monkeypatch.setattr(manualgrad.factoring, "FactoredGradient", too_large)
+    monkeypatch.setattr(manualgrad.factored.requests, "FactoredGradient", too_large)
     comparison = mg.compare(model, mg.QuadraticLoss(), x, y)
     assert [row.name for row in comparison.rows if not row.ok] == ["0.weight", "1.weight"]
     del keep

@@ -13,7 +13,7 @@ from factored_nets import assert_same_weights, batch, net, train, twin
 from torch import Tensor, nn
 
 import manualgrad as mg
-from manualgrad import factoring
+from manualgrad.factored import requests as factoring
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ READERS: dict[str, Callable[[Tensor], Any]] = {
 
 @pytest.mark.parametrize("read", READERS.values(), ids=READERS)
 def test_what_needs_every_entry_makes_it_dense_and_says_so(read: Callable[[Tensor], Any], monkeypatch: Any) -> None:
-    monkeypatch.setattr("manualgrad.materialise._warned", set())
+    monkeypatch.setattr("manualgrad.factored.densify._warned", set())
     g = gradient()
     expected = g.to_dense()
     with (

@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from torch import Tensor
 
 import manualgrad as mg
-from manualgrad import factoring
+from manualgrad.factored import requests as factoring
 
 
 M, N = 4, 5  # of the weight; r (m + n) < m n holds for up to two rows

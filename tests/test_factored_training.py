@@ -11,7 +11,7 @@ from torch.testing._internal.common_optimizers import optim_inputs_func_sgd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manualgrad as mg
-from manualgrad import factoring
+from manualgrad.factored import requests as factoring
 
 
 CONFIGURATIONS = {case.desc: {"lr": 1e-3, **case.kwargs} for case in optim_inputs_func_sgd(device="cpu")}
@@ -74,7 +74,7 @@ def test_adamw_makes_each_gradient_dense_once_and_warns_once(monkeypatch: pytest
         return to_dense(self)
 
     monkeypatch.setattr(mg.FactoredGradient, "to_dense", counted)
-    monkeypatch.setattr("manualgrad.materialise._warned", set())
+    monkeypatch.setattr("manualgrad.factored.densify._warned", set())
     model = mg.keep_factored(net())
     other = twin(model)
     with warnings.catch_warnings(record=True) as caught:

@@ -13,7 +13,7 @@ from factored_nets import assert_same_weights, batch, net, twin
 from torch import Tensor, nn
 
 import manualgrad as mg
-from manualgrad import factoring
+from manualgrad.factored import requests as factoring
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ from torch import Tensor, distributed, multiprocessing
 from torch.utils.data import DataLoader, TensorDataset
 
 import manualgrad as mg
-from manualgrad import factoring
+from manualgrad.factored import requests as factoring
 
 
 SAMPLES, ROWS = 32, 4  # 8 joined batches

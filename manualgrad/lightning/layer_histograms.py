@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manualgrad import equations
-from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored.gradient import FactoredGradient
 
 
 ENTRIES = 2**13  # about as many as a picture 1000 pixels wide can tell apart

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from manualgrad.comparison import Comparison, compare
-from manualgrad.factoring import pass_on_requests
+from manualgrad.factored.requests import pass_on_requests
 
 
 # Under mixed precision gradients are float32, but round as the lower precision does.

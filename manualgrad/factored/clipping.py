@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad import equations
-from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factored_norms import two_norm
+from manualgrad.factored.gradient import FactoredGradient
+from manualgrad.factored.norms import two_norm
 
 
 # dC/db; dC/dw; or the factors of dC/dw, delta (r, m) and a (r, n)

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manualgrad import equations
-from manualgrad.factors import Content, Factors, check_factors, is_number, on_host
+from manualgrad.factored.factors import Content, Factors, check_factors, is_number, on_host
 from manualgrad.matrix_products import accumulates_wider
 
 

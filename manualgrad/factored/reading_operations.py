@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factored_norms import norm_by_tiles, overflows, tiles, two_norm
-from manualgrad.factored_operations import implements
+from manualgrad.factored.gradient import FactoredGradient
+from manualgrad.factored.norms import norm_by_tiles, overflows, tiles, two_norm
+from manualgrad.factored.operations import implements
 
 
 aten = torch.ops.aten

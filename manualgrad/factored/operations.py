@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factors import Content
+from manualgrad.factored.factors import Content
+from manualgrad.factored.gradient import FactoredGradient
 
 
 aten = torch.ops.aten

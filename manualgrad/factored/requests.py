@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from manualgrad import equations
-from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored.gradient import FactoredGradient
 
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)

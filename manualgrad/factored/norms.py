@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manualgrad import equations
-from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored.gradient import FactoredGradient
 
 
 _ROWS = 256  # of a Gram matrix at once

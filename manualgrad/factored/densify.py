@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from manualgrad.factored_gradient import FactoredGradient
+from manualgrad.factored.gradient import FactoredGradient
 
 
 aten = torch.ops.aten

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from manualgrad.factored_gradient import FactoredGradient
-from manualgrad.factored_norms import overflows
-from manualgrad.factored_operations import divide_in_place, implements, multiply_in_place
+from manualgrad.factored.gradient import FactoredGradient
+from manualgrad.factored.norms import overflows
+from manualgrad.factored.operations import divide_in_place, implements, multiply_in_place
 from manualgrad.update_rule import update
 
 
