@@ -12,10 +12,10 @@ from manualgrad.dense import Dense, dense
 from manualgrad.factored.densify import FactorsLostWarning, forbid_densify
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.requests import keep_factored
-from manualgrad.gradient_descent import GradientDescent
 from manualgrad.lazy_dense import LazyDense
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.mlp import MLP
+from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.trace import Trace, TracedLayer, trace
 from manualgrad.train_step import TrainStep
 

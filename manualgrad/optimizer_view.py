@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from manualgrad.gradient_descent import GradientDescent
+from manualgrad.optim.gradient_descent import GradientDescent
 
 
 _NAMES = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")

@@ -11,13 +11,13 @@ from manualgrad.activation.built_in import identity
 from manualgrad.dense import rows
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum
 from manualgrad.factored.clipping import Gradients, as_tensor, clip_by_norm
-from manualgrad.gradient_descent import GradientDescent
 from manualgrad.layer_stack import LayerStack
 from manualgrad.loss_by_hand import loss_by_hand, value_and_gradient
 from manualgrad.losses.loss import Loss
+from manualgrad.optim.gradient_descent import GradientDescent
+from manualgrad.optim.sgd_rule import update
 from manualgrad.optimizer_view import OptimizerView, Rule
 from manualgrad.recorded_step import RecordedStep
-from manualgrad.update_rule import update
 
 
 MOST_SHAPES = 16  # of batches that a step keeps memory for; the oldest gives way

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import manualgrad as mg
-from manualgrad.update_rule import update
+from manualgrad.optim.sgd_rule import update
 
 
 OPTIONS: dict[str, Any] = {

@@ -16,7 +16,7 @@ from torch.autograd.graph import increment_version
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.norms import overflows
 from manualgrad.factored.operations import divide_in_place, implements, multiply_in_place
-from manualgrad.update_rule import update
+from manualgrad.optim.sgd_rule import update
 
 
 aten = torch.ops.aten

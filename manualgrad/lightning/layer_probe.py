@@ -13,8 +13,8 @@ from manualgrad import equations
 from manualgrad.activation.built_in import Activation, identity
 from manualgrad.activation.idle_units import dead_units, is_rectifying, saturated_entries
 from manualgrad.dense import Dense
-from manualgrad.gradient_descent import GradientDescent
 from manualgrad.lightning.layer_histograms import thinned
+from manualgrad.optim.gradient_descent import GradientDescent
 
 
 _calls = count()

@@ -8,8 +8,8 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.core.optimizer import LightningOptimizer
 from torch import Tensor, nn
 
-from manualgrad.gradient_descent import GradientDescent
 from manualgrad.losses.loss import Loss
+from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.train_step import TrainStep
 
 

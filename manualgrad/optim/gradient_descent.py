@@ -11,8 +11,8 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from manualgrad.equations import descent
 from manualgrad.factored.requests import Request
-from manualgrad.gradient_descent_checks import as_list, check_flag, check_options
-from manualgrad.update_rule import update
+from manualgrad.optim.gradient_descent_checks import as_list, check_flag, check_options
+from manualgrad.optim.sgd_rule import update
 
 
 class GradientDescent(Optimizer):

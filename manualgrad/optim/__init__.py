@@ -1,0 +1,1 @@
+"""Gradient descent: w := w - eta dC/dw, on dense and on factored gradients."""
