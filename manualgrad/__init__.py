@@ -8,13 +8,13 @@ from manualgrad.activation.built_in import Activation, activations
 from manualgrad.comparison import Comparison, compare
 from manualgrad.conformance import Conformance, check_backward
 from manualgrad.conversion import conversion_report, convert, revert
-from manualgrad.dense import Dense, dense
 from manualgrad.factored.densify import FactorsLostWarning, forbid_densify
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.requests import keep_factored
-from manualgrad.lazy_dense import LazyDense
+from manualgrad.layers.dense import Dense, dense
+from manualgrad.layers.lazy_dense import LazyDense
+from manualgrad.layers.mlp import MLP
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
-from manualgrad.mlp import MLP
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.trace import Trace, TracedLayer, trace
 from manualgrad.train_step import TrainStep

@@ -15,7 +15,7 @@ from torch import nn
 
 from manualgrad.activation.built_in import identity
 from manualgrad.convertible import Sequence, has_hooks, is_linear_like, obstacle
-from manualgrad.dense import Dense
+from manualgrad.layers.dense import Dense
 
 
 Model = TypeVar("Model", bound=nn.Module)

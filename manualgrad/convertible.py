@@ -14,7 +14,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from manualgrad.activation.built_in import Activation, activations, elu, leaky_relu, softplus
-from manualgrad.dense import Dense
+from manualgrad.layers.dense import Dense
 from manualgrad.taken_apart import taken_apart
 
 

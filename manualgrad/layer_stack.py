@@ -20,8 +20,8 @@ from manualgrad.activation.built_in import (
     leaky_relu,
     softplus,
 )
-from manualgrad.dense import Dense
 from manualgrad.equations import output_error
+from manualgrad.layers.dense import Dense
 from manualgrad.recording import live
 
 

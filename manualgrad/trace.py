@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from manualgrad.convertible import is_linear_like
-from manualgrad.dense import Dense
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, leaves
+from manualgrad.layers.dense import Dense
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.trace_result import Trace, TracedLayer
 from manualgrad.traced_dense import Call, listen

@@ -11,8 +11,8 @@ from torch.nn.utils import parametrize
 from manualgrad import equations
 from manualgrad.activation.built_in import identity
 from manualgrad.autograd.autocast import without_autocast
-from manualgrad.dense import Dense, DenseFunction, rows
 from manualgrad.dry_run import copied
+from manualgrad.layers.dense import Dense, DenseFunction, rows
 from manualgrad.trace_result import TracedLayer
 
 

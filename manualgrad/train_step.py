@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad.activation.built_in import identity
-from manualgrad.dense import rows
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum
 from manualgrad.factored.clipping import Gradients, as_tensor, clip_by_norm
 from manualgrad.layer_stack import LayerStack
+from manualgrad.layers.dense import rows
 from manualgrad.loss_by_hand import loss_by_hand, value_and_gradient
 from manualgrad.losses.loss import Loss
 from manualgrad.optim.gradient_descent import GradientDescent

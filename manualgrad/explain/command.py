@@ -16,8 +16,8 @@ from torch.nn import functional as F
 
 from manualgrad.explain.digits import few_digits
 from manualgrad.extras import require
+from manualgrad.layers.mlp import MLP
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
-from manualgrad.mlp import MLP
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.trace import Trace, trace
 

@@ -14,10 +14,10 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from manualgrad.layers.mlp import MLP
 from manualgrad.lightning.random_states import KeepRandomStates
 from manualgrad.lightning.train_step_engine import TrainStepEngine
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
-from manualgrad.mlp import MLP
 from manualgrad.optim.gradient_descent import GradientDescent
 
 

@@ -11,7 +11,7 @@ from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelP
 from lightning.pytorch.utilities import rank_zero_warn
 
 from manualgrad.activation.idle_units import SATURATED_BELOW
-from manualgrad.dense import Dense
+from manualgrad.layers.dense import Dense
 from manualgrad.lightning.backprop_plot import plot
 from manualgrad.lightning.layer_histograms import write_histograms
 from manualgrad.lightning.layer_probe import LayerProbe

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from manualgrad.activation.built_in import Activation, activation_named
-from manualgrad.dense import Dense
+from manualgrad.layers.dense import Dense
 
 
 class MLP(nn.Sequential):

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad.activation.built_in import Activation, activation_named
-from manualgrad.dense import Dense
-from manualgrad.dense_checks import check_definition
+from manualgrad.layers.dense import Dense
+from manualgrad.layers.dense_checks import check_definition
 
 
 class LazyDense(nn.LazyLinear, Dense):

@@ -1,0 +1,1 @@
+"""Dense layers whose backward pass is written by hand."""
