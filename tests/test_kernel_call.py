@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from manualgrad.kernel_call import KernelCall
+from manualgrad.train_step.recording.kernel_call import KernelCall
 
 
 aten = torch.ops.aten

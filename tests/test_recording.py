@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manualgrad as mg
-from manualgrad.recording import live, record
+from manualgrad.train_step.recording.recorder import live, record
 
 
 def test_a_replay_computes_anew_on_the_same_memory() -> None:

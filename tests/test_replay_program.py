@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import manualgrad as mg
-from manualgrad.recording import Recording, live, record
-from manualgrad.replay_program import ReplayByPython, ReplayProgram, replay_of
-from manualgrad.traced_number import NumberTracer
+from manualgrad.train_step.recording.program import ReplayByPython, ReplayProgram, replay_of
+from manualgrad.train_step.recording.recorder import Recording, live, record
+from manualgrad.train_step.recording.traced_number import NumberTracer
 
 
 def computation(x: Tensor, w: Tensor, b: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from manualgrad.traced_number import NumberTracer, structure
+from manualgrad.train_step.recording.traced_number import NumberTracer, structure
 
 
 FORMULAS: list[Any] = [

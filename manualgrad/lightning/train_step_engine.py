@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from manualgrad.losses.loss import Loss
 from manualgrad.optim.gradient_descent import GradientDescent
-from manualgrad.train_step import TrainStep
+from manualgrad.train_step.train_step import TrainStep
 
 
 class TrainStepEngine:

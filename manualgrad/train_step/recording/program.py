@@ -12,8 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.kernel_call import Call, KernelCall
-from manualgrad.traced_number import Formula, Options
+from manualgrad.train_step.recording.kernel_call import Call, KernelCall
+from manualgrad.train_step.recording.traced_number import Formula, Options
 
 
 def replay_of(inputs: Sequence[Tensor], calls: Sequence[Call]) -> ReplayProgram | ReplayByPython:

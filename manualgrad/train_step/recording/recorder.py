@@ -16,9 +16,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
 from manualgrad.factored.gradient import FactoredGradient
-from manualgrad.kernel_call import Call, KernelCall, KernelCallAndCopy, LiveCall
 from manualgrad.matrix_products import views_made_once
-from manualgrad.traced_number import NumberTracer, Options
+from manualgrad.train_step.recording.kernel_call import Call, KernelCall, KernelCallAndCopy, LiveCall
+from manualgrad.train_step.recording.traced_number import NumberTracer, Options
 
 
 aten = torch.ops.aten

@@ -1,4 +1,4 @@
-"""Record a computation as a CUDA graph: what `manualgrad.recording` does for the CPU, done by the device."""
+"""Record a computation as a CUDA graph: what `manualgrad.train_step.recording.recorder` does for the CPU, done by the device."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.traced_number import Options
+from manualgrad.train_step.recording.traced_number import Options
 
 
 class CapturedReplay:

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from manualgrad.cuda_capture import CapturedReplay, capture
 from manualgrad.factored.clipping import Gradients
-from manualgrad.optimizer_view import OptimizerView, Rule
-from manualgrad.recording import Recording, record
-from manualgrad.replay_program import replay_of
-from manualgrad.traced_number import NumberTracer, Options, structure
+from manualgrad.train_step.optimizer_view import OptimizerView, Rule
+from manualgrad.train_step.recording.cuda_graph import CapturedReplay, capture
+from manualgrad.train_step.recording.program import replay_of
+from manualgrad.train_step.recording.recorder import Recording, record
+from manualgrad.train_step.recording.traced_number import NumberTracer, Options, structure
 
 
 class Replay(Protocol):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
-from manualgrad.recording import live
+from manualgrad.train_step.recording.recorder import live
 
 
 class MeanSquaredError(Loss):

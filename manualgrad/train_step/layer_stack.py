@@ -22,7 +22,7 @@ from manualgrad.activation.built_in import (
 )
 from manualgrad.equations import output_error
 from manualgrad.layers.dense import Dense
-from manualgrad.recording import live
+from manualgrad.train_step.recording.recorder import live
 
 
 class LiveActivation(Activation):

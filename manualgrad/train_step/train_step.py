@@ -10,14 +10,14 @@ from torch import Tensor, nn
 from manualgrad.activation.built_in import identity
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum
 from manualgrad.factored.clipping import Gradients, as_tensor, clip_by_norm
-from manualgrad.layer_stack import LayerStack
 from manualgrad.layers.dense import rows
-from manualgrad.loss_by_hand import loss_by_hand, value_and_gradient
 from manualgrad.losses.loss import Loss
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.optim.sgd_rule import update
-from manualgrad.optimizer_view import OptimizerView, Rule
-from manualgrad.recorded_step import RecordedStep
+from manualgrad.train_step.layer_stack import LayerStack
+from manualgrad.train_step.loss_by_hand import loss_by_hand, value_and_gradient
+from manualgrad.train_step.optimizer_view import OptimizerView, Rule
+from manualgrad.train_step.recorded_step import RecordedStep
 
 
 MOST_SHAPES = 16  # of batches that a step keeps memory for; the oldest gives way
@@ -35,7 +35,7 @@ class TrainStep:
     nor writes `.grad`.
 
     The first call with a batch of a new shape runs the four steps below and records their kernels, later calls replay them
-    on the same memory (`manualgrad.recording`): they allocate nothing but the loss that they return. Not for use by two
+    on the same memory (`manualgrad.train_step.recording.recorder`): they allocate nothing but the loss that they return. Not for use by two
     threads at once.
 
     Args:

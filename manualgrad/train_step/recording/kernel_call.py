@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.traced_number import Formula, Options
+from manualgrad.train_step.recording.traced_number import Formula, Options
 
 
 aten = torch.ops.aten

@@ -1,0 +1,1 @@
+"""The four steps of training by hand, without an autograd graph: forward, loss, backpropagation, update."""

@@ -1,0 +1,1 @@
+"""A training step recorded as kernel calls on fixed memory, and replayed."""
