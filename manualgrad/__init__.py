@@ -5,7 +5,7 @@ from importlib.metadata import version
 import manualgrad.factored.list_operations
 import manualgrad.factored.reading_operations  # noqa: F401  both fill the table of operations
 from manualgrad.activation.built_in import Activation, activations
-from manualgrad.comparison import Comparison, compare
+from manualgrad.comparison.compare import Comparison, compare
 from manualgrad.conformance import Conformance, check_backward
 from manualgrad.conversion import conversion_report, convert, revert
 from manualgrad.factored.densify import FactorsLostWarning, forbid_densify

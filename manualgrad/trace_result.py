@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.comparison_result import finite
+from manualgrad.comparison.result import finite
 
 
 @dataclass(frozen=True)

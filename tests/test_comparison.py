@@ -17,8 +17,8 @@ from torch import Tensor, nn
 import manualgrad as mg
 import manualgrad.factored.requests
 from manualgrad.autograd.switch import is_by_autograd
-from manualgrad.comparison import Comparison, compare
-from manualgrad.comparison_result import Row
+from manualgrad.comparison.compare import Comparison, compare
+from manualgrad.comparison.result import Row
 from manualgrad.extras import MissingExtraError
 
 

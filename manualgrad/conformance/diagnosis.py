@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.comparison import _row
+from manualgrad.comparison.compare import _row
 from manualgrad.conformance.result import Failed
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from manualgrad.comparison import Comparison
+from manualgrad.comparison.compare import Comparison
 from manualgrad.lightning.step_comparison import compare_training_step
 
 

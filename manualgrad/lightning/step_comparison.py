@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from manualgrad.comparison import Comparison, compare
+from manualgrad.comparison.compare import Comparison, compare
 from manualgrad.factored.requests import pass_on_requests
 
 

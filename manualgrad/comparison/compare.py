@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad.autograd.switch import by_autograd, something_stood_back
-from manualgrad.comparison_result import Comparison, Row
+from manualgrad.comparison.result import Comparison, Row
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, each_tensor
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.requests import pass_on_requests

@@ -1,0 +1,1 @@
+"""Every gradient by hand beside autograd's, and beside a float64 truth."""
