@@ -35,8 +35,8 @@ class TrainStep:
     nor writes `.grad`.
 
     The first call with a batch of a new shape runs the four steps below and records their kernels, later calls replay them
-    on the same memory (`manualgrad.train_step.recording.recorder`): they allocate nothing but the loss that they return. Not for use by two
-    threads at once.
+    on the same memory (`manualgrad.train_step.recording`): they allocate nothing but the loss that they return. Not for use
+    by two threads at once.
 
     Args:
         model: `MLP`, or `nn.Sequential` of `Dense`, `nn.Linear`, `nn.Flatten`, `nn.Identity` and activations such as
