@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import manualgrad as mg
-from manualgrad.conformance.check import CHECKS
+from manualgrad.conformance.check_backward import CHECKS
 
 
 class MissingTranspose(Linear):

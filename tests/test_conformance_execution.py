@@ -6,7 +6,7 @@ from hand_written import Bug, Linear, Square, expect_caught, one, rectangular
 from torch.nn import functional as F
 
 import manualgrad as mg
-from manualgrad.conformance.check import CHECKS
+from manualgrad.conformance.check_backward import CHECKS
 
 
 class KeepsFloat32(Linear):

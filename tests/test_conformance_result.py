@@ -5,7 +5,7 @@ import torch
 from hand_written import Square, one
 
 import manualgrad as mg
-from manualgrad.conformance.check import CHECKS
+from manualgrad.conformance.check_backward import CHECKS
 
 
 class WrongSign(Square):

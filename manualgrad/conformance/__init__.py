@@ -1,6 +1,6 @@
 """Prove a backward pass that was written by hand, anybody's, against a reference that autograd differentiates."""
 
-from manualgrad.conformance.check import check_backward
+from manualgrad.conformance.check_backward import check_backward
 from manualgrad.conformance.result import Check, Conformance
 
 

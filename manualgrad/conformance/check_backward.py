@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manualgrad.conformance import copies, derivatives, execution, layouts, memory, surroundings, transforms
 from manualgrad.conformance.case import Case
+from manualgrad.conformance.checks import copies, derivatives, execution, layouts, memory, surroundings, transforms
 from manualgrad.conformance.diagnosis import GRADIENT_LINE
 from manualgrad.conformance.result import Check, Conformance, Failed, NotApplicable, NotSupported, in_brief
 

@@ -1,0 +1,1 @@
+"""The seven kinds of checks that `check_backward` runs."""
