@@ -7,7 +7,7 @@ import manualgrad.factored.reading_operations  # noqa: F401  both fill the table
 from manualgrad.activation.built_in import Activation, activations
 from manualgrad.comparison.compare import Comparison, compare
 from manualgrad.conformance import Conformance, check_backward
-from manualgrad.conversion import conversion_report, convert, revert
+from manualgrad.conversion.convert import conversion_report, convert, revert
 from manualgrad.factored.densify import FactorsLostWarning, forbid_densify
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.requests import keep_factored

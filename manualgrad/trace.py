@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from manualgrad.convertible import is_linear_like
+from manualgrad.conversion.obstacles import is_linear_like
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, leaves
 from manualgrad.layers.dense import Dense
 from manualgrad.optim.gradient_descent import GradientDescent

@@ -8,7 +8,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 import manualgrad as mg
-from manualgrad.taken_apart import taken_apart
+from manualgrad.conversion.taken_apart import taken_apart
 
 
 class Model(nn.Module):

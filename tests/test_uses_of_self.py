@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import manualgrad as mg
-from manualgrad.taken_apart import taken_apart
+from manualgrad.conversion.taken_apart import taken_apart
 
 
 Item = TypeVar("Item")

@@ -1,7 +1,7 @@
 """Which `nn.Sequential`s a model takes apart: calls or reads their parts, and not only the whole.
 
 Inside such a one nothing may move from one slot into another, or the model would find in a slot what it does not expect.
-Found out from the source of the methods of the classes that hold them (manualgrad/uses_of_self.py); what cannot be read
+Found out from the source of the methods of the classes that hold them (manualgrad/conversion/uses_of_self.py); what cannot be read
 counts as taken apart.
 """
 
@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 from torch import nn
 
-from manualgrad.uses_of_self import CALLED, LOOPED, REACHES_ALL, UNKNOWN, is_a_frameworks, uses_of_self
+from manualgrad.conversion.uses_of_self import CALLED, LOOPED, REACHES_ALL, UNKNOWN, is_a_frameworks, uses_of_self
 
 
 def taken_apart(model: nn.Module) -> dict[int, str]:

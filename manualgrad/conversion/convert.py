@@ -14,7 +14,7 @@ from typing import TypeVar
 from torch import nn
 
 from manualgrad.activation.built_in import identity
-from manualgrad.convertible import Sequence, has_hooks, is_linear_like, obstacle
+from manualgrad.conversion.obstacles import Sequence, has_hooks, is_linear_like, obstacle
 from manualgrad.layers.dense import Dense
 
 

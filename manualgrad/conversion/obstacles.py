@@ -14,8 +14,8 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 from torch.nn.utils import parametrize
 
 from manualgrad.activation.built_in import Activation, activations, elu, leaky_relu, softplus
+from manualgrad.conversion.taken_apart import taken_apart
 from manualgrad.layers.dense import Dense
-from manualgrad.taken_apart import taken_apart
 
 
 def is_linear_like(module: nn.Module) -> bool:

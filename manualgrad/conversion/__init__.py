@@ -1,0 +1,1 @@
+"""Models of `nn.Linear` made models of `Dense`, and back."""
