@@ -16,7 +16,7 @@ from manualgrad.layers.lazy_dense import LazyDense
 from manualgrad.layers.mlp import MLP
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.optim.gradient_descent import GradientDescent
-from manualgrad.trace import Trace, TracedLayer, trace
+from manualgrad.tracing.trace import Trace, TracedLayer, trace
 from manualgrad.train_step.train_step import TrainStep
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import manualgrad as mg
 from manualgrad.explain.page import write_page
-from manualgrad.trace import Trace, trace
+from manualgrad.tracing.trace import Trace, trace
 
 
 XOR = torch.tensor([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]], dtype=torch.float64)

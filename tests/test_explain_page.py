@@ -13,7 +13,7 @@ from torch import Tensor, nn
 import manualgrad as mg
 from manualgrad.explain.page import write_page
 from manualgrad.extras import MissingExtraError
-from manualgrad.trace import trace
+from manualgrad.tracing.trace import trace
 
 
 HOSTILE = "<script>alert(1)</script>"

@@ -9,7 +9,7 @@ from explained import EITHER, XOR, data_of, opened, quadratic, text_of, written,
 from torch import Tensor, nn
 
 import manualgrad as mg
-from manualgrad.trace import trace
+from manualgrad.tracing.trace import trace
 
 
 def test_a_layer_without_bias(tmp_path: Path) -> None:

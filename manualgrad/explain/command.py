@@ -19,7 +19,7 @@ from manualgrad.extras import require
 from manualgrad.layers.mlp import MLP
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.optim.gradient_descent import GradientDescent
-from manualgrad.trace import Trace, trace
+from manualgrad.tracing.trace import Trace, trace
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -16,7 +16,7 @@ from manualgrad.equations import backpropagated_error, descent
 
 
 if TYPE_CHECKING:
-    from manualgrad.trace import Trace, TracedLayer
+    from manualgrad.tracing.trace import Trace, TracedLayer
 
 
 def input_is_output_of(layer: TracedLayer, below: TracedLayer) -> bool:

@@ -16,7 +16,7 @@ from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, Softma
 
 
 if TYPE_CHECKING:
-    from manualgrad.trace import Trace
+    from manualgrad.tracing.trace import Trace
 
 Parts = Sequence["Math | str"]
 

@@ -26,7 +26,7 @@ from manualgrad.extras import require
 if TYPE_CHECKING:
     import os
 
-    from manualgrad.trace import Trace
+    from manualgrad.tracing.trace import Trace
 
 
 def write_page(
@@ -103,7 +103,9 @@ def _check_folder(path: Path) -> None:
 
 def _check(traces: Sequence[Trace], steps: Sequence[int]) -> None:
     if not traces:
-        raise ValueError("write_page expected at least one trace, got none. Make one with manualgrad.trace(...).")
+        raise ValueError(
+            "write_page expected at least one trace, got none. Make one with manualgrad.tracing.trace(...)."
+        )
     if len(steps) != len(traces) or any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError(
             f"write_page expected `steps` to be {len(traces)} rising numbers, one for each trace, got {list(steps)}. "

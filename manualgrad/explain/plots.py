@@ -11,7 +11,7 @@ from manualgrad.explain.equation_checks import as_rows
 
 
 if TYPE_CHECKING:
-    from manualgrad.trace import Trace, TracedLayer
+    from manualgrad.tracing.trace import Trace, TracedLayer
 
 # Okabe and Ito's, safe to tell apart; so is the scale from brown (negative) over white (zero) to blue-green (positive).
 COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]

@@ -31,7 +31,7 @@ from manualgrad.explain.thinning import Axis, drawn_axis, grid_axis
 
 
 if TYPE_CHECKING:
-    from manualgrad.trace import Trace
+    from manualgrad.tracing.trace import Trace
 
 
 LARGEST_BATCH = 8  # examples shown; of a larger batch the first ones

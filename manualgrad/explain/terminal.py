@@ -23,7 +23,7 @@ from manualgrad.explain.equation_checks import (
 
 
 if TYPE_CHECKING:
-    from manualgrad.trace import Trace, TracedLayer
+    from manualgrad.tracing.trace import Trace, TracedLayer
 
 
 INDENT = " " * 4

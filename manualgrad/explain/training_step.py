@@ -18,7 +18,7 @@ from manualgrad.explain.steps.update import update
 
 
 if TYPE_CHECKING:
-    from manualgrad.trace import Trace
+    from manualgrad.tracing.trace import Trace
 
 
 def steps_of(traces: Sequence[Trace], q: Quantities, formula: Formula | None) -> list[Step]:

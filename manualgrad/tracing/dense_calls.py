@@ -13,7 +13,7 @@ from manualgrad.activation.built_in import identity
 from manualgrad.autograd.autocast import without_autocast
 from manualgrad.dry_run import copied
 from manualgrad.layers.dense import Dense, DenseFunction, rows
-from manualgrad.trace_result import TracedLayer
+from manualgrad.tracing.result import TracedLayer
 
 
 class Call:

@@ -16,9 +16,9 @@ from manualgrad.conversion.obstacles import is_linear_like
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, leaves
 from manualgrad.layers.dense import Dense
 from manualgrad.optim.gradient_descent import GradientDescent
-from manualgrad.trace_result import Trace, TracedLayer
-from manualgrad.traced_dense import Call, listen
-from manualgrad.traced_optimizer import common_lr, copied_optimizer, described
+from manualgrad.tracing.dense_calls import Call, listen
+from manualgrad.tracing.optimizer_copy import common_lr, copied_optimizer, described
+from manualgrad.tracing.result import Trace, TracedLayer
 
 
 __all__ = ["Trace", "TracedLayer", "trace"]

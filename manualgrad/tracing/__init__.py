@@ -1,0 +1,1 @@
+"""Every z, a, delta, gradient and update of one training step, taken on a copy of the model."""
