@@ -2,7 +2,7 @@
 
 import sys
 
-from manualgrad.cli import main
+from manualgrad.cli.main import main
 
 
 sys.exit(main())

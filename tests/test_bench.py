@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from command_runs import manualgrad
 
-from manualgrad.bench.command import main
 from manualgrad.bench.report import plot
+from manualgrad.cli.bench import main
 
 
 def test_a_quick_run_writes_json_and_a_plot_and_says_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

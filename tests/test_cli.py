@@ -9,7 +9,7 @@ import torch
 from command_runs import manualgrad
 
 import manualgrad as mg
-from manualgrad.cli import COMMANDS, main
+from manualgrad.cli.main import COMMANDS, main
 
 
 def without(package, tmp_path):
@@ -26,7 +26,7 @@ def without(package, tmp_path):
         import manualgrad as installed
 
         (packages / "manualgrad").symlink_to(Path(installed.__file__).parent)
-    start = f"import sys; sys.path.append({str(packages)!r}); from manualgrad.cli import main; sys.exit(main())"
+    start = f"import sys; sys.path.append({str(packages)!r}); from manualgrad.cli.main import main; sys.exit(main())"
     return sys.executable, "-S", "-c", start
 
 
@@ -59,7 +59,7 @@ def test_help_lists_every_command(capsys):
 
 
 def test_help_imports_nothing_optional():
-    code = "import sys; from manualgrad.cli import main; main(['--help']); print({'lightning', 'jsonargparse'} & {*sys.modules})"
+    code = "import sys; from manualgrad.cli.main import main; main(['--help']); print({'lightning', 'jsonargparse'} & {*sys.modules})"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.endswith("set()\n")
 

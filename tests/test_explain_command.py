@@ -10,7 +10,7 @@ import torch
 from command_runs import manualgrad
 from lightning_runs import fitted
 
-from manualgrad.cli import main
+from manualgrad.cli.main import main
 from manualgrad.lightning import BackpropModule
 
 
@@ -84,7 +84,7 @@ def test_open_shows_the_page_in_the_browser(tmp_path):
     browser = tmp_path / "browser"
     browser.write_text('#!/bin/sh\necho "$1" > opened\n')
     browser.chmod(0o755)
-    start = f"import os, sys; os.environ['BROWSER'] = '{browser} %s'; from manualgrad.cli import main; sys.exit(main())"
+    start = f"import os, sys; os.environ['BROWSER'] = '{browser} %s'; from manualgrad.cli.main import main; sys.exit(main())"
     run = manualgrad(tmp_path, "explain", "--open", python=(sys.executable, "-W", "error", "-c", start))
     assert run.returncode == 0, run.stderr
     page = re.fullmatch(r"Written: (\S+/explain\.html)\n", run.stdout)

@@ -3,7 +3,7 @@ import re
 import pytest
 import torch
 
-from manualgrad.explain.digits import few_digits
+from manualgrad.cli.few_digits import few_digits
 
 
 def test_the_images_are_scikit_learn_s_in_turn() -> None:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import manualgrad as mg
-from manualgrad.cli import main
+from manualgrad.cli.main import main
 from manualgrad.factored import requests as factoring
 from manualgrad.lightning import BackpropModule, BackpropMonitor, DigitsDataModule
 from manualgrad.lightning.layer_record import LayerRecord

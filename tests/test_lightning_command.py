@@ -10,7 +10,7 @@ import pytest
 import torch
 from command_runs import ENVIRONMENT, manualgrad
 
-from manualgrad.cli import main
+from manualgrad.cli.main import main
 
 
 def weights(checkpoint):

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 import pytest
 from command_runs import ENVIRONMENT
 
-from manualgrad.cli import main
-from manualgrad.lightning.checkpoint import check_resumable
+from manualgrad.cli.checkpoint import check_resumable
+from manualgrad.cli.main import main
 
 
 @pytest.fixture(autouse=True)

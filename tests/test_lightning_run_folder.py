@@ -9,8 +9,8 @@ from command_runs import ENVIRONMENT
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from manualgrad.lightning.command import _last_checkpoint
-from manualgrad.lightning.run_folder import check_writable, claim_folder
+from manualgrad.cli.fit import _last_checkpoint
+from manualgrad.cli.run_folder import check_writable, claim_folder
 
 
 def test_two_runs_started_at_once_keep_a_checkpoint_each(tmp_path):

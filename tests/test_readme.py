@@ -73,7 +73,9 @@ def test_is_short_with_code_near_the_top() -> None:
 
 
 def test_commands_run(tmp_path: Path) -> None:
-    script = ["from manualgrad.cli import main"]  # one interpreter for all: most of each command's time is importing
+    script = [
+        "from manualgrad.cli.main import main"
+    ]  # one interpreter for all: most of each command's time is importing
     for command in COMMANDS:
         name, *arguments = shlex.split(command, comments=True)
         if not INSTALL.match(command):

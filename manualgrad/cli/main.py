@@ -26,19 +26,15 @@ INTERRUPTED = 130  # what shells report for a program that Ctrl-C has ended
 LIGHTNING = ("lightning", "torchmetrics", "jsonargparse")
 
 COMMANDS = {
-    "fit": Command("manualgrad.lightning.command:fit", "train; with no arguments, on handwritten digits", LIGHTNING),
-    "validate": Command("manualgrad.lightning.command:validate", "evaluate on the validation data", LIGHTNING),
-    "test": Command("manualgrad.lightning.command:test", "evaluate on the test data", LIGHTNING),
-    "predict": Command("manualgrad.lightning.command:predict", "write predictions to a file", LIGHTNING),
-    "compare": Command(
-        "manualgrad.lightning.compare_command:compare", "set gradients by hand beside autograd's", LIGHTNING
-    ),
+    "fit": Command("manualgrad.cli.fit:fit", "train; with no arguments, on handwritten digits", LIGHTNING),
+    "validate": Command("manualgrad.cli.fit:validate", "evaluate on the validation data", LIGHTNING),
+    "test": Command("manualgrad.cli.fit:test", "evaluate on the test data", LIGHTNING),
+    "predict": Command("manualgrad.cli.fit:predict", "write predictions to a file", LIGHTNING),
+    "compare": Command("manualgrad.cli.compare:compare", "set gradients by hand beside autograd's", LIGHTNING),
     "explain": Command(
-        "manualgrad.explain.command:main", "show every number of a training step, on a page too", ("sklearn",)
+        "manualgrad.cli.explain:main", "show every number of a training step, on a page too", ("sklearn",)
     ),
-    "bench": Command(
-        "manualgrad.bench.command:main", "measure time and memory against autograd", ("rich", "matplotlib")
-    ),
+    "bench": Command("manualgrad.cli.bench:main", "measure time and memory against autograd", ("rich", "matplotlib")),
 }
 
 

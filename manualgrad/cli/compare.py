@@ -8,8 +8,8 @@ from pathlib import Path
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningDataModule, LightningModule, seed_everything
 
-from manualgrad.lightning.checkpoint import read_checkpoint
-from manualgrad.lightning.command import DEFAULTS, first_batch, prepare, user_errors
+from manualgrad.cli.checkpoint import read_checkpoint
+from manualgrad.cli.fit import DEFAULTS, first_batch, prepare, user_errors
 from manualgrad.lightning.step_comparison import compare_training_step
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manualgrad.explain.digits import few_digits
+from manualgrad.cli.few_digits import few_digits
 from manualgrad.extras import require
 from manualgrad.layers.mlp import MLP
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
@@ -136,7 +136,7 @@ def _fresh(options: argparse.Namespace) -> tuple[MLP, Loss]:
 
 
 def _from_checkpoint(path: Path) -> tuple[MLP, Loss]:
-    from manualgrad.lightning.checkpoint import load_backprop_module
+    from manualgrad.cli.checkpoint import load_backprop_module
 
     module = load_backprop_module(path)
     return module.model, module.loss

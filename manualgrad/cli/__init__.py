@@ -1,0 +1,1 @@
+"""The command `manualgrad`: `main` has the table of subcommands, each file below one of them."""
