@@ -23,7 +23,7 @@ from __future__ import annotations
 import torch
 
 import manualgrad as mg
-from manualgrad.explain.page import write_page
+from manualgrad.explain.page.write_page import write_page
 
 
 LR = 2.0

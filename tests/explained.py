@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import manualgrad as mg
-from manualgrad.explain.page import write_page
+from manualgrad.explain.page.write_page import write_page
 from manualgrad.tracing.trace import Trace, trace
 
 

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from manualgrad.explain.displayed_numbers import brief, displayed, intensity, typeset
+from manualgrad.explain.number_format import brief, displayed, intensity, typeset
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from explained import EITHER, XOR, opened, quadratic, wide_traces, written, xor_
 from torch import Tensor, nn
 
 import manualgrad as mg
-from manualgrad.explain.page import write_page
+from manualgrad.explain.page.write_page import write_page
 from manualgrad.extras import MissingExtraError
 from manualgrad.tracing.trace import trace
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from explained import data_of, opened, wide_traces, written, xor_net, xor_traces
 
-from manualgrad.explain.displayed_numbers import typeset
+from manualgrad.explain.number_format import typeset
 
 
 ANCHORS = [

@@ -8,7 +8,7 @@ import pytest
 from by_hand import Network, sigma_prime
 from explained import EITHER, ETA, XOR, data_of, written, xor_net, xor_traces
 
-from manualgrad.explain.displayed_numbers import brief, displayed, intensity, typeset
+from manualgrad.explain.number_format import brief, displayed, intensity, typeset
 
 
 Matrix = list[list[float]]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from manualgrad.explain.thinning import Axis, drawn_axis, grid_axis, how_shown
+from manualgrad.explain.page.thinning import Axis, drawn_axis, grid_axis, how_shown
 
 
 @pytest.mark.parametrize("size", [33, 64, 100, 784])

@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.plot is not None:
             traces[-1].plot().savefig(options.plot, dpi=110)
         if options.out is not None:
-            from manualgrad.explain.page import write_page
+            from manualgrad.explain.page.write_page import write_page
 
             write_page(traces, options.out)
     except (ValueError, TypeError, OSError) as error:

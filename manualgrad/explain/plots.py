@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from manualgrad.explain.equation_checks import as_rows
+from manualgrad.explain.equations_that_hold import as_rows
 
 
 if TYPE_CHECKING:

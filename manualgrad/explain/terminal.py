@@ -10,9 +10,7 @@ from torch import Tensor
 
 from manualgrad.activation.activation import activation_named
 from manualgrad.activation.idle_units import is_rectifying
-from manualgrad.explain.blocks import Block, beside, block, idle, is_small, summary
-from manualgrad.explain.displayed_numbers import displayed
-from manualgrad.explain.equation_checks import (
+from manualgrad.explain.equations_that_hold import (
     calls_of,
     error_comes_from,
     input_is_output_of,
@@ -20,6 +18,8 @@ from manualgrad.explain.equation_checks import (
     total_gradients,
     update_is_plain,
 )
+from manualgrad.explain.number_format import displayed
+from manualgrad.explain.text_blocks import Block, beside, block, idle, is_small, summary
 
 
 if TYPE_CHECKING:

@@ -101,7 +101,7 @@ class Trace:
             MissingExtraError: the `demo` extra is not installed.
             FileNotFoundError: there is no folder for `path`.
         """
-        from manualgrad.explain.page import write_page
+        from manualgrad.explain.page.write_page import write_page
 
         write_page([self], path, title=title)
 

@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from manualgrad.explain import equation_checks as checks
-from manualgrad.explain.displayed_numbers import displayed
-from manualgrad.explain.equation_checks import as_rows
-from manualgrad.explain.thinning import Axis, drawn_axis, grid_axis
+from manualgrad.explain import equations_that_hold as checks
+from manualgrad.explain.equations_that_hold import as_rows
+from manualgrad.explain.number_format import displayed
+from manualgrad.explain.page.thinning import Axis, drawn_axis, grid_axis
 
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from manualgrad.explain.loss_curve import LossCurve
-from manualgrad.explain.quantities import Quantities
+from manualgrad.explain.page.loss_curve import LossCurve
+from manualgrad.explain.page.quantities import Quantities
 
 
 def page_data(q: Quantities, curve: LossCurve) -> dict[str, Any]:

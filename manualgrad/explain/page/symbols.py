@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from manualgrad.explain.mathml import Math, partial, row, sum_over, symbol
+from manualgrad.explain.page.mathml import Math, partial, row, sum_over, symbol
 
 
 LETTERS = {"a": "a", "x": "x", "z": "z", "w": "w", "W": "w", "b": "b", "B": "b", "d": "δ", "y": "y", "p": "p", "o": "a"}

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from manualgrad.explain.grids import Cell, cell
-from manualgrad.explain.quantities import Quantities
+from manualgrad.explain.page.grids import Cell, cell
+from manualgrad.explain.page.quantities import Quantities
 
 
 MOST_LAYERS = 4

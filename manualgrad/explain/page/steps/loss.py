@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from manualgrad.explain import grids
-from manualgrad.explain.drawing import Look, Shows, draw
-from manualgrad.explain.loss_formulas import Formula
-from manualgrad.explain.mathml import identifier, literal, number, position, row
-from manualgrad.explain.quantities import Quantities
-from manualgrad.explain.steps.step import Line, Step
-from manualgrad.explain.symbols import of_term
+from manualgrad.explain.page import grids
+from manualgrad.explain.page.drawing import Look, Shows, draw
+from manualgrad.explain.page.loss_formulas import Formula
+from manualgrad.explain.page.mathml import identifier, literal, number, position, row
+from manualgrad.explain.page.quantities import Quantities
+from manualgrad.explain.page.steps.step import Line, Step
+from manualgrad.explain.page.symbols import of_term
 
 
 def loss(q: Quantities, name: str, formula: Formula | None, *, has_classes: bool) -> Step:

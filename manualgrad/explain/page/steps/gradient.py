@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from manualgrad.explain import grids
-from manualgrad.explain.drawing import Look, Shows, draw
-from manualgrad.explain.mathml import Math, identifier, number, position, row, sum_over, transposed
-from manualgrad.explain.quantities import Quantities
-from manualgrad.explain.steps.step import Line, Step, written_sum
-from manualgrad.explain.symbols import of_term
+from manualgrad.explain.page import grids
+from manualgrad.explain.page.drawing import Look, Shows, draw
+from manualgrad.explain.page.mathml import Math, identifier, number, position, row, sum_over, transposed
+from manualgrad.explain.page.quantities import Quantities
+from manualgrad.explain.page.steps.step import Line, Step, written_sum
+from manualgrad.explain.page.symbols import of_term
 
 
 def gradient(q: Quantities, layer: int, name: str, *, calls: int) -> Step:

@@ -14,12 +14,12 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from manualgrad.explain.equation_checks import as_rows
-from manualgrad.explain.loss_curve import loss_curve
-from manualgrad.explain.loss_formulas import formula_of
-from manualgrad.explain.page_data import page_data
-from manualgrad.explain.quantities import Quantities
-from manualgrad.explain.training_step import steps_of
+from manualgrad.explain.equations_that_hold import as_rows
+from manualgrad.explain.page.loss_curve import loss_curve
+from manualgrad.explain.page.loss_formulas import formula_of
+from manualgrad.explain.page.quantities import Quantities
+from manualgrad.explain.page.script_data import page_data
+from manualgrad.explain.page.steps.all_steps import steps_of
 from manualgrad.extras import require
 
 
@@ -72,7 +72,7 @@ def _render(**content: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
-        loader=PackageLoader("manualgrad.explain"),
+        loader=PackageLoader("manualgrad.explain.page"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

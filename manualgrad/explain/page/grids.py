@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from manualgrad.explain.displayed_numbers import brief, displayed, intensity, typeset
-from manualgrad.explain.mathml import Math
-from manualgrad.explain.quantities import Quantities
-from manualgrad.explain.thinning import Axis, how_shown
+from manualgrad.explain.number_format import brief, displayed, intensity, typeset
+from manualgrad.explain.page.mathml import Math
+from manualgrad.explain.page.quantities import Quantities
+from manualgrad.explain.page.thinning import Axis, how_shown
 
 
 MOST_COLUMNS_WITH_TEXT = 5  # what a telephone is wide enough for

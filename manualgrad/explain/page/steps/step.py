@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from manualgrad.explain.drawing import Drawing
-from manualgrad.explain.grids import Grid
-from manualgrad.explain.mathml import Math, operator
+from manualgrad.explain.page.drawing import Drawing
+from manualgrad.explain.page.grids import Grid
+from manualgrad.explain.page.mathml import Math, operator
 
 
 Line = Sequence["Grid | Math | str"]  # side by side; a string is an operator

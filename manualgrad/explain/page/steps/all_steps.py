@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from manualgrad.explain import equation_checks as checks
-from manualgrad.explain.loss_formulas import Formula
-from manualgrad.explain.quantities import Quantities, are_class_indices
-from manualgrad.explain.steps.error import error
-from manualgrad.explain.steps.forward import forward
-from manualgrad.explain.steps.gradient import gradient
-from manualgrad.explain.steps.loss import loss
-from manualgrad.explain.steps.step import Step
-from manualgrad.explain.steps.update import update
+from manualgrad.explain import equations_that_hold as checks
+from manualgrad.explain.page.loss_formulas import Formula
+from manualgrad.explain.page.quantities import Quantities, are_class_indices
+from manualgrad.explain.page.steps.error import error
+from manualgrad.explain.page.steps.forward import forward
+from manualgrad.explain.page.steps.gradient import gradient
+from manualgrad.explain.page.steps.loss import loss
+from manualgrad.explain.page.steps.step import Step
+from manualgrad.explain.page.steps.update import update
 
 
 if TYPE_CHECKING:

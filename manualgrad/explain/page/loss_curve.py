@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from manualgrad.explain.displayed_numbers import displayed, typeset
+from manualgrad.explain.number_format import displayed, typeset
 
 
 WIDTH, HEIGHT = 320, 96

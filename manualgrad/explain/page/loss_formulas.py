@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manualgrad.explain.mathml import Math, fraction, identifier, literal, operator, row, squared, sum_over
-from manualgrad.explain.quantities import targets_as_rows
+from manualgrad.explain.page.mathml import Math, fraction, identifier, literal, operator, row, squared, sum_over
+from manualgrad.explain.page.quantities import targets_as_rows
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 
 

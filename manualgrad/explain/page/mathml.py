@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from manualgrad.explain.displayed_numbers import typeset
-from manualgrad.explain.quantities import Quantities
+from manualgrad.explain.number_format import typeset
+from manualgrad.explain.page.quantities import Quantities
 
 
 _CHOSEN = ("*", "@", "%")
