@@ -24,7 +24,7 @@ import manualgrad as mg
 from manualgrad.cli.main import main
 from manualgrad.factored import requests as factoring
 from manualgrad.lightning import BackpropModule, BackpropMonitor, DigitsDataModule
-from manualgrad.lightning.layer_record import LayerRecord
+from manualgrad.lightning.monitor.layer_record import LayerRecord
 
 
 class Regression(LightningModule):

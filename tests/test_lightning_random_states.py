@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import manualgrad as mg
 from manualgrad.lightning import BackpropModule, DigitsDataModule, KeepRandomStates, ResumableLoader
-from manualgrad.lightning.backprop_module import ScheduleName
+from manualgrad.lightning.module import ScheduleName
 
 
 class WithDropout(BackpropModule):

@@ -9,7 +9,7 @@ import torch
 
 
 if TYPE_CHECKING:
-    from manualgrad.lightning.backprop_module import BackpropModule
+    from manualgrad.lightning.module import BackpropModule
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -48,7 +48,7 @@ def load_backprop_module(path: str | Path) -> BackpropModule:
         FileNotFoundError: no such file.
         ValueError: not a checkpoint that Lightning wrote, or one of another module.
     """
-    from manualgrad.lightning.backprop_module import BackpropModule
+    from manualgrad.lightning.module import BackpropModule
 
     checkpoint = read_checkpoint(path)
     options = checkpoint.get("hyper_parameters", {})

@@ -24,8 +24,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 import manualgrad
 from manualgrad.cli.checkpoint import check_resumable, read_checkpoint
 from manualgrad.cli.run_folder import check_writable, claim_folder
+from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.lightning.known_warnings import silence
-from manualgrad.lightning.random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
 
 

@@ -12,10 +12,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from manualgrad.activation.idle_units import SATURATED_BELOW
 from manualgrad.layers.dense import Dense
-from manualgrad.lightning.backprop_plot import plot
-from manualgrad.lightning.layer_histograms import write_histograms
-from manualgrad.lightning.layer_probe import LayerProbe
-from manualgrad.lightning.layer_record import QUANTITIES, LayerRecord, read, symptoms
+from manualgrad.lightning.monitor.histograms import write_histograms
+from manualgrad.lightning.monitor.layer_probe import LayerProbe
+from manualgrad.lightning.monitor.layer_record import QUANTITIES, LayerRecord, read, symptoms
+from manualgrad.lightning.monitor.plot import plot
 
 
 if TYPE_CHECKING:

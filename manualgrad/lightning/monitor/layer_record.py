@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from lightning.pytorch.strategies import Strategy
 
-from manualgrad.lightning.layer_probe import LayerProbe
+from manualgrad.lightning.monitor.layer_probe import LayerProbe
 
 
 class LayerRecord(NamedTuple):

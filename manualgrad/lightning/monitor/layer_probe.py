@@ -13,7 +13,7 @@ from manualgrad import equations
 from manualgrad.activation.built_in import Activation, identity
 from manualgrad.activation.idle_units import dead_units, is_rectifying, saturated_entries
 from manualgrad.layers.dense import Dense
-from manualgrad.lightning.layer_histograms import thinned
+from manualgrad.lightning.monitor.histograms import thinned
 from manualgrad.optim.gradient_descent import GradientDescent
 
 

@@ -15,8 +15,8 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.layers.mlp import MLP
-from manualgrad.lightning.random_states import KeepRandomStates
-from manualgrad.lightning.train_step_engine import TrainStepEngine
+from manualgrad.lightning.engine import TrainStepEngine
+from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.optim.gradient_descent import GradientDescent
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from manualgrad.extras import require
-from manualgrad.lightning.layer_record import LayerRecord
+from manualgrad.lightning.monitor.layer_record import LayerRecord
 
 
 if TYPE_CHECKING:

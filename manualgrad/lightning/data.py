@@ -9,7 +9,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
 
 from manualgrad.extras import require
-from manualgrad.lightning.resumable_loader import ResumableLoader
+from manualgrad.lightning.loader import ResumableLoader
 
 
 SIZES = [1257, 180, 360]  # of the 1797 images: train, validate, test

@@ -1,0 +1,1 @@
+"""`BackpropMonitor`: errors, gradients and updates of every layer while Lightning trains."""
