@@ -4,12 +4,12 @@ from typing import Any
 
 import pytest
 import torch
-from by_hand import Network
 from torch import Tensor
 from torch.nn import functional as F
 
 import manualgrad as mg
 from manualgrad.factored import requests as factoring
+from tests.by_hand import Network
 
 
 BATCH = 10

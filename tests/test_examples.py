@@ -8,7 +8,8 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from printed import assert_printed
+
+from tests.printed import assert_printed
 
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -1,5 +1,6 @@
 import pytest
-from printed import assert_printed
+
+from tests.printed import assert_printed
 
 
 @pytest.mark.parametrize(

@@ -19,9 +19,9 @@ from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
-from printed import assert_printed
 
 from manualgrad import equations
+from tests.printed import assert_printed
 
 
 ROOT = Path(__file__).parents[1]

@@ -3,9 +3,9 @@
 from typing import Any
 
 import torch
-from by_hand import Column, Matrix, Network, sigma_prime
 
 import manualgrad as mg
+from tests.by_hand import Column, Matrix, Network, sigma_prime
 
 
 X = [[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]]

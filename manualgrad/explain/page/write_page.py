@@ -103,9 +103,7 @@ def _check_folder(path: Path) -> None:
 
 def _check(traces: Sequence[Trace], steps: Sequence[int]) -> None:
     if not traces:
-        raise ValueError(
-            "write_page expected at least one trace, got none. Make one with manualgrad.tracing.trace(...)."
-        )
+        raise ValueError("write_page expected at least one trace, got none. Make one with manualgrad.trace(...).")
     if len(steps) != len(traces) or any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError(
             f"write_page expected `steps` to be {len(traces)} rising numbers, one for each trace, got {list(steps)}. "
