@@ -1,4 +1,4 @@
-"""What two gloo processes do in tests/tests/contract/test_distributed.py: each case trains on half of a batch."""
+"""What two gloo processes do in tests/contract/test_distributed.py: each case trains on half of a batch."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """PyTorch's own cases for nn.Linear and nn.functional.linear, run on ours by PyTorch's own machinery.
 
 The test methods are those of PyTorch's test_modules.py and test_ops*.py, which are not in its wheel; the cases, the sample
-inputs and the machinery (`instantiate_device_type_tests`, `modules`, `ops`) are. SGD's are in tests/optim/test_pytorch_optim.py.
+inputs and the machinery (`instantiate_device_type_tests`, `modules`, `ops`) are. SGD's are in tests/optim.
 """
 
 import copy

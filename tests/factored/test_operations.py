@@ -1,4 +1,4 @@
-"""What the random histories of tests/factored/test_stateful.py found, by name."""
+"""What the random histories of test_stateful.py found, by name."""
 
 import torch
 

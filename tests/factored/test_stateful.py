@@ -1,6 +1,6 @@
 """A factored gradient and a dense tensor go through the same random history and must never differ.
 
-`python tests/tests/factored/test_stateful.py 10000` runs that many histories instead of the few of the suite.
+`python tests/factored/test_stateful.py 10000` runs that many histories instead of the few of the suite.
 """
 
 import copy
