@@ -1,4 +1,4 @@
-"""The hand-written backward passes in a graph: what is kept for them and what they return."""
+"""The hand-written backward passes in a graph: what they save and what they return."""
 
 from __future__ import annotations
 
@@ -11,20 +11,12 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from manualgrad.conformance.diagnosis import wrong_shape
+from manualgrad.dry_run import graph_nodes
 
 
 def handwritten(results: Sequence[Tensor]) -> Iterator[Any]:
     """The nodes that belong to an `autograd.Function`. Such a node is the `ctx` that its backward gets."""
-    seen: set[Any] = set()
-    waiting = [x.grad_fn for x in results]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
-        if isinstance(node, BackwardCFunction):
-            yield node
+    return (node for node in graph_nodes(results) if isinstance(node, BackwardCFunction))
 
 
 class Watch:
