@@ -20,7 +20,7 @@ def handwritten(results: Sequence[Tensor]) -> Iterator[Any]:
 
 
 class Watch:
-    """Inside, every hand-written backward pass of the graph notes what it returns; the classes are as before afterwards."""
+    """Records what every hand-written backward pass of the graph returns. On leaving, the classes are as they were."""
 
     def __init__(self, results: Sequence[Tensor]) -> None:
         self.nodes = list(handwritten(results))
@@ -63,9 +63,9 @@ class Watch:
         return note
 
     def mended(self) -> str | None:
-        """What autograd has silently set right: it sums a gradient that is too large, and casts one of another dtype.
+        """A sentence about a gradient that autograd has silently corrected: summed to a smaller shape, or cast.
 
-        Other callers of backward do not sum, and what a narrower dtype has lost no cast brings back.
+        Other callers of backward do not sum, and the digits that a narrower dtype has lost do not come back.
         """
         for node in self.nodes:
             for came, needed in zip(self.returned[node], self.needed[node], strict=False):
@@ -78,12 +78,12 @@ class Watch:
 
 
 def _shell(x: Tensor) -> Tensor:
-    """Shape and dtype without the numbers, so that watching keeps no memory."""
+    """Shape and dtype without the numbers, which would cost memory."""
     return torch.empty(x.shape, dtype=x.dtype, device="meta")
 
 
 def refused_shape(error: RuntimeError) -> str | None:
-    """autograd's error about a gradient that it cannot even sum, in our words; None if it is another."""
+    """A sentence for autograd's error about a gradient of the wrong shape; None for any other error."""
     found = re.search(
         r"invalid gradient at index \d+ - got \[(.*?)\] but expected shape compatible with \[(.*?)\]", str(error)
     )
