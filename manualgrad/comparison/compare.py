@@ -106,7 +106,7 @@ def _copies(model: nn.Module, loss: Any, wide: bool) -> tuple[nn.Module, Any]:
 
 def _leaves(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[list[str], list[Tensor]]:
     """What is differentiated by: the parameters that require a gradient, and all floating point and complex inputs."""
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    named: list[tuple[str, Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     for i, x in enumerate(arguments):
         if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
             named.append((f"input[{i}]" if len(arguments) > 1 else "input", x.requires_grad_()))
