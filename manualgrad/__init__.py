@@ -5,8 +5,10 @@ from importlib.metadata import version
 import manualgrad.factored.list_operations
 import manualgrad.factored.reading_operations  # noqa: F401  both fill the table of operations
 from manualgrad.activation.built_in import Activation, activations
-from manualgrad.comparison.compare import Comparison, compare
-from manualgrad.conformance import Conformance, check_backward
+from manualgrad.comparison.compare import compare
+from manualgrad.comparison.result import Comparison
+from manualgrad.conformance.check_backward import check_backward
+from manualgrad.conformance.result import Conformance
 from manualgrad.conversion.convert import conversion_report, convert, revert
 from manualgrad.factored.densify import FactorsLostWarning, forbid_densify
 from manualgrad.factored.gradient import FactoredGradient

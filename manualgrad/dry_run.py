@@ -1,11 +1,11 @@
-"""What lets a training step run beside the real one and change nothing: copies without history, random states put back."""
+"""Run a training step on copies: tensors without history, random states restored afterwards, and the graph that it made."""
 
 from __future__ import annotations
 
 import copy
 import random
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -29,12 +29,12 @@ def each_tensor(function: Callable[[Tensor], Tensor], x: Any) -> Any:
 
 
 def copied(x: Tensor) -> Tensor:
-    """A copy without history; also out of inference mode, where autograd could not use it."""
+    """A copy without history. Outside of inference mode it is a plain tensor, even if `x` was made inside."""
     return x.detach().clone()
 
 
 def deep_copied(module: ModuleT, memo: dict[int, Any] | None = None) -> ModuleT:
-    """`copy.deepcopy`, which refuses tensors with a history: what a module keeps of these, such as its last output, loses it."""
+    """`copy.deepcopy`, also of modules that keep tensors with history, such as their last output: the copies have none."""
     memo = {} if memo is None else memo
     for part in module.modules():
         for kept in vars(part).values():
@@ -44,7 +44,7 @@ def deep_copied(module: ModuleT, memo: dict[int, Any] | None = None) -> ModuleT:
 
 
 def check_loss_function(loss: Any, caller: str) -> None:
-    """Raises TypeError unless `loss` can be called with outputs and targets: a loss's class makes one out of them instead."""
+    """Raises TypeError unless `loss` can be called with outputs and targets. A loss's class cannot: it makes an instance."""
     came, advice = repr(loss), "Pass for example mg.QuadraticLoss()."
     if isinstance(loss, Tensor):
         came = f"a tensor of shape {tuple(loss.shape)}"
@@ -68,40 +68,55 @@ def checked_loss(value: Any, caller: str) -> Tensor:
     return value
 
 
-def leaves(value: Tensor) -> Iterator[Tensor]:
-    """The tensors into whose `grad` a backward pass from `value` would write."""
-    nodes, seen = [value.grad_fn], set()
-    while nodes:
-        node = nodes.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        if hasattr(node, "variable"):
-            yield node.variable
-        nodes += [parent for parent, _ in node.next_functions]
+def graph_nodes(results: Iterable[Tensor]) -> Iterator[Any]:
+    """Every node of the graph that a backward pass from `results` would go through, once each."""
+    waiting, seen = [x.grad_fn for x in results], set()
+    while waiting:
+        node = waiting.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            waiting += [following for following, _ in node.next_functions]
+            yield node
+
+
+def random_states(devices: Collection[torch.device] = ()) -> dict[str, Any]:
+    """The states of torch's generators on the CPU and on `devices`, of Python's and, if it has been imported, of NumPy's:
+    tensors and plain values alone, which `torch.load(weights_only=True)` reads."""
+    states = {
+        "torch": torch.get_rng_state(),
+        "python": random.getstate(),
+        "devices": [torch.get_device_module(device).get_rng_state(device) for device in devices],
+    }
+    if numpy_random := sys.modules.get("numpy.random"):
+        algorithm, keys, *rest = numpy_random.get_state()
+        states["numpy"] = (algorithm, keys.tolist(), *rest)
+    return states
+
+
+def set_random_states(states: dict[str, Any], devices: Collection[torch.device] = ()) -> None:
+    """Back to what `random_states` has returned. A generator raises its own error for a state that is not its own."""
+    torch.set_rng_state(states["torch"].cpu())
+    random.setstate(states["python"])
+    if "numpy" in states:
+        sys.modules["numpy.random"].set_state(states["numpy"])
+    for device, state in zip(
+        devices, states["devices"], strict=False
+    ):  # fewer where a checkpoint was made without a GPU
+        torch.get_device_module(device).set_rng_state(state.cpu(), device)
 
 
 class RandomStates:
-    """Keeps the random states of torch, the model's devices included, Python and NumPy; `rewind` goes back to the start."""
+    """Restores all random states on leaving, those of the model's devices included; `rewind` restores them in between."""
 
     def __init__(self, model: nn.Module) -> None:
         self.devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
 
     def __enter__(self) -> RandomStates:
-        self.python = random.getstate()
-        self.cpu = torch.random.get_rng_state()
-        self.others = {device: torch.get_device_module(device).get_rng_state(device) for device in self.devices}
-        self.numpy = sys.modules.get("numpy.random")  # None: nobody has imported it, so nobody draws from it
-        self.numpy_state = None if self.numpy is None else self.numpy.get_state()
+        self.states = random_states(self.devices)
         return self
 
     def rewind(self) -> None:
-        random.setstate(self.python)
-        torch.random.set_rng_state(self.cpu)
-        for device, state in self.others.items():
-            torch.get_device_module(device).set_rng_state(state, device)
-        if self.numpy is not None:
-            self.numpy.set_state(self.numpy_state)
+        set_random_states(self.states, self.devices)
 
     def __exit__(self, *exception: object) -> None:
         self.rewind()

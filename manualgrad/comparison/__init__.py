@@ -1,1 +1,2 @@
-"""Every gradient by hand beside autograd's, and beside a float64 truth."""
+"""Gradients by hand beside autograd's and a float64 truth. Others take `compare` and its `Comparison`, and `difference.row`,
+the verdict on one pair of tensors."""

@@ -1,8 +1,7 @@
-"""Compare every gradient by hand with built-in autograd's, and both with a float64 truth."""
+"""Compare gradients computed by hand with autograd's, and both with a float64 truth."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from numbers import Real
 from typing import Any
@@ -11,13 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from manualgrad.autograd.switch import by_autograd, something_stood_back
-from manualgrad.comparison.result import Comparison, Row
+from manualgrad.comparison.difference import row, widened
+from manualgrad.comparison.result import Comparison
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, each_tensor
-from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.requests import pass_on_requests
-
-
-__all__ = ["Comparison", "Row", "compare"]
 
 
 def compare(
@@ -70,112 +66,52 @@ def compare(
             random_states.rewind()
             autograd_loss, _, autograd = _gradients(model, loss, arguments, targets)
             random_states.rewind()
-            _, _, truth = _gradients(model, loss, arguments, targets, widened=True)
+            _, _, truth = _gradients(model, loss, arguments, targets, wide=True)
             by_hand_at_all = something_stood_back()
-    rows = (_row(*row, tolerance) for row in zip(names, by_hand, autograd, truth, strict=True))
+    rows = (row(*each, tolerance) for each in zip(names, by_hand, autograd, truth, strict=True))
     return Comparison(tuple(rows), hand_loss, autograd_loss, by_hand_at_all)
 
 
-# What rounding may do to a gradient, relative to its largest entry.
-_TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.complex128: 1e-12,
-    torch.float32: 1e-5,
-    torch.complex64: 1e-5,
-    torch.float16: 2e-3,
-    torch.bfloat16: 2e-2,
-}
-
-
 def _gradients(
-    model: nn.Module,
-    loss: Callable[[Any, Any], Tensor],
-    arguments: tuple[Any, ...],
-    targets: Any,
-    widened: bool = False,
+    model: nn.Module, loss: Callable[[Any, Any], Tensor], arguments: tuple[Any, ...], targets: Any, wide: bool = False
 ) -> tuple[float, list[str], list[Tensor]]:
-    """The loss, and names and gradients of parameters and inputs, on copies of everything; in float64 if `widened`."""
-    original, model = model, deep_copied(model)
-    pass_on_requests(original, model)
-    loss = deep_copied(loss) if isinstance(loss, nn.Module) else loss
-    if widened:
-        for module in (model, loss):
-            for tensor in (*module.parameters(), *module.buffers()) if isinstance(module, nn.Module) else ():
-                tensor.data = _widened(tensor.data)
-    take = _widened_copy if widened else copied
-    arguments = tuple(_leaf(argument) for argument in each_tensor(take, arguments))
-    named: list[tuple[str, Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    named += [
-        (f"input[{i}]" if len(arguments) > 1 else "input", x)
-        for i, x in enumerate(arguments)
-        if isinstance(x, Tensor) and x.requires_grad
-    ]
-    names, leaves = [name for name, _ in named], [leaf for _, leaf in named]
+    """The loss, and names and gradients of parameters and inputs, on copies of everything; in float64 if `wide`."""
+    model, loss = _copies(model, loss, wide)
+    take = _widened_copy if wide else copied
+    arguments = each_tensor(take, arguments)
+    names, leaves = _leaves(model, arguments)
     value = checked_loss(loss(model(*arguments), each_tensor(take, targets)), "compare")
     if not leaves or not value.requires_grad:
         raise ValueError(
             "compare expected a loss that depends on a parameter with requires_grad or on a floating point input, "
             "got one that depends on neither. Unfreeze a parameter, and do not detach the outputs."
         )
-    gradients = torch.autograd.grad(value, leaves, allow_unused=True)
-    zeros_where_unused = [
-        torch.zeros_like(leaf) if g is None else g.detach() for leaf, g in zip(leaves, gradients, strict=True)
-    ]
-    return float(value.detach()), names, zeros_where_unused
+    found = torch.autograd.grad(value, leaves, allow_unused=True)
+    gradients = [torch.zeros_like(leaf) if g is None else g.detach() for leaf, g in zip(leaves, found, strict=True)]
+    return float(value.detach()), names, gradients
 
 
-def _widened(x: Tensor) -> Tensor:
-    if x.is_complex():
-        return x.to(torch.complex128)
-    return x.to(torch.float64) if x.is_floating_point() else x
+def _copies(model: nn.Module, loss: Any, wide: bool) -> tuple[nn.Module, Any]:
+    """The model, for whose weights factors are kept as for the original's, and the loss, copied if it is a module."""
+    copy_of_model = deep_copied(model)
+    pass_on_requests(model, copy_of_model)
+    if isinstance(loss, nn.Module):
+        loss = deep_copied(loss)
+    for module in (copy_of_model, loss):
+        if wide and isinstance(module, nn.Module):
+            for tensor in (*module.parameters(), *module.buffers()):
+                tensor.data = widened(tensor.data)
+    return copy_of_model, loss
+
+
+def _leaves(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[list[str], list[Tensor]]:
+    """What is differentiated by: the parameters that require a gradient, and all floating point and complex inputs."""
+    named: list[tuple[str, Tensor]] = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    for i, x in enumerate(arguments):
+        if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
+            named.append((f"input[{i}]" if len(arguments) > 1 else "input", x.requires_grad_()))
+    return [name for name, _ in named], [leaf for _, leaf in named]
 
 
 def _widened_copy(x: Tensor) -> Tensor:
-    return _widened(copied(x))
-
-
-def _leaf(x: Any) -> Any:
-    return x.requires_grad_() if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()) else x
-
-
-def _row(name: str, by_hand: Tensor, autograd: Tensor, truth: Tensor, tolerance: float | None) -> Row:
-    if tolerance is None:
-        tolerance = _TOLERANCE[autograd.dtype]
-    factored = isinstance(by_hand, FactoredGradient) and not by_hand.is_dense
-    if isinstance(by_hand, FactoredGradient):
-        by_hand = by_hand.to_dense()
-    difference, scale = _largest_difference(by_hand, autograd), _largest(autograd)
-    error_by_hand = _relative(_largest_difference(by_hand, truth), _largest(truth))
-    error_by_autograd = _relative(_largest_difference(autograd, truth), _largest(truth))
-    relative = _relative(difference, scale)
-    ok = relative <= tolerance or error_by_hand <= 2 * error_by_autograd < 1  # beyond 1 the truth tells nothing
-    not_finite = int((~by_hand.isfinite() & _same(by_hand, autograd)).sum())
-    if 0 < not_finite == autograd.numel():  # a difference of 0 would claim what nobody has seen
-        difference, relative, ok = math.nan, math.nan, False
-        if not truth.isfinite().any():
-            error_by_hand = error_by_autograd = math.nan
-    errors = (difference, relative, error_by_hand, error_by_autograd)
-    return Row(name, tuple(autograd.shape), *errors, ok, factored, not_finite)
-
-
-def _largest(x: Tensor) -> float:
-    """max |x| over the finite entries; 0 if there are none."""
-    x = x[torch.isfinite(x)]
-    return float(x.abs().max()) if x.numel() else 0.0
-
-
-def _largest_difference(x: Tensor, y: Tensor) -> float:
-    """max |x - y|. Equal infinities and NaN on both sides differ by 0; infinity or NaN on one side only, by infinity."""
-    x, y = _widened(x), _widened(y)
-    differences = (x - y).abs()[~_same(x, y)].nan_to_num(nan=math.inf, posinf=math.inf)
-    return float(differences.max()) if differences.numel() else 0.0
-
-
-def _same(x: Tensor, y: Tensor) -> Tensor:
-    return (x == y) | (x.isnan() & y.isnan())
-
-
-def _relative(difference: float, scale: float) -> float:
-    if difference == 0:
-        return 0.0
-    return difference / scale if scale > 0 else float("inf")
+    return widened(copied(x))

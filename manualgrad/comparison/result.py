@@ -62,7 +62,8 @@ class Comparison:
 
     def to_json(self) -> str:
         """Everything, as JSON. Infinite errors and NaN are written as null, since JSON has neither."""
-        return json.dumps(finite(self.to_dict()), indent=2, allow_nan=False)
+        with_nan = json.dumps(self.to_dict())
+        return json.dumps(json.loads(with_nan, parse_constant=lambda _: None), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
         cells = [_HEADER, *(_cells(row) for row in self.rows)]
@@ -172,12 +173,3 @@ def _cells(row: Row) -> tuple[str, ...]:
         *(f"{e:.1e}" for e in errors),
         "yes" if row.ok else "NO",
     )
-
-
-def finite(x: Any) -> Any:
-    """`x` with infinities and NaN replaced by None."""
-    if isinstance(x, dict):
-        return {key: finite(value) for key, value in x.items()}
-    if isinstance(x, list | tuple):
-        return [finite(value) for value in x]
-    return None if isinstance(x, float) and not math.isfinite(x) else x

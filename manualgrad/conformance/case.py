@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class AsFunction:
-    """A function, module or autograd.Function as a function of inputs and parameters; a module's buffers are copied."""
+    """A function or module as a function of inputs and parameters. A module's buffers are copied in each call."""
 
     def __init__(self, subject: Any, inputs: int, parameters: Sequence[str]) -> None:
         self.subject, self.inputs, self.parameters = subject, inputs, parameters
@@ -30,7 +30,7 @@ class AsFunction:
 
 
 class Case:
-    """Both functions, and the tensors that they are called with: first the inputs, then the layer's parameters."""
+    """Layer and reference, and the values that both are called with: the inputs, then the layer's parameters."""
 
     def __init__(self, layer: Any, reference: Any, inputs: tuple[Any, ...]) -> None:
         self.original = layer
@@ -59,6 +59,10 @@ class Case:
             leaves[i] = leaves[i].to(dtype or leaves[i].dtype).requires_grad_(i in which)
         return leaves
 
+    def gradient_names(self, where: str = "") -> list[str]:
+        """What to call the gradients by all that is differentiable."""
+        return [f"{where}the gradient by {self.names[i]}" for i in self.differentiable]
+
     def wide(self, which: Sequence[int] | None = None) -> list[Any]:
         """`leaves` in float64, or complex128."""
         is_complex = any(self.values[i].is_complex() for i in self.differentiable)
@@ -70,17 +74,17 @@ def is_differentiable(x: Any) -> bool:
 
 
 def outputs(function: Callable[..., Any], arguments: Sequence[Any]) -> list[Tensor]:
-    """All tensors that the function returns, the random numbers in it the same every time."""
+    """All tensors that the function returns. Its random numbers are the same in every call."""
     torch.manual_seed(0)
     return [x for x in tree_leaves(function(*arguments)) if isinstance(x, Tensor)]
 
 
-def output_names(number: int) -> list[str]:
-    return ["the output"] if number == 1 else [f"output[{i}]" for i in range(number)]
+def output_names(number: int, where: str = "") -> list[str]:
+    return [f"{where}the output"] if number == 1 else [f"{where}output[{i}]" for i in range(number)]
 
 
 def upstream(results: Sequence[Tensor]) -> list[Tensor]:
-    """A gradient to send into each of them, without any symmetry that could hide a mistake."""
+    """An upstream gradient for each result: random, so that no symmetry hides a mistake."""
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device) for x in results]
 
@@ -97,6 +101,15 @@ def gradients(
     found = torch.autograd.grad(results, wanted, sent, allow_unused=True, **options)
     dense = [g.to_dense() if g is not None and g.is_sparse else g for g in found]  # nn.Embedding(sparse=True)
     return [torch.zeros_like(x) if g is None else g for x, g in zip(wanted, dense, strict=True)]
+
+
+def outputs_and_gradients(function: Callable[..., Any], leaves: Sequence[Any]) -> list[Tensor]:
+    results = outputs(function, leaves)
+    return [*(x.detach() for x in results), *gradients(results, leaves)]
+
+
+def gradients_of(function: Callable[..., Any], leaves: Sequence[Any]) -> list[Tensor]:
+    return gradients(outputs(function, leaves), leaves)
 
 
 def _callable(subject: Any, role: str) -> Any:

@@ -1,18 +1,17 @@
-"""check_backward: everything that a hand-written backward pass has to get right, tried out."""
+"""check_backward: try a hand-written backward pass in every way in which PyTorch may call it."""
 
 from __future__ import annotations
 
-import re
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
 import torch
-from torch import Tensor, nn
 
-from manualgrad.conformance.case import Case
+from manualgrad.conformance.case import Case, gradients_of
 from manualgrad.conformance.checks import copies, derivatives, execution, layouts, memory, surroundings, transforms
 from manualgrad.conformance.diagnosis import GRADIENT_LINE
+from manualgrad.conformance.reproduction import first_line
 from manualgrad.conformance.result import Check, Conformance, Failed, NotApplicable, NotSupported, in_brief
 
 
@@ -46,24 +45,24 @@ CHECKS: dict[str, Callable[[Case], str]] = {
 
 
 def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[str] = ()) -> Conformance:
-    """Prove a backward pass that was written by hand, with everything that PyTorch may do to it.
+    """Test a backward pass that was written by hand against a reference, in every way in which PyTorch may call it.
 
         report = mg.check_backward(MyFunction, torch.nn.functional.linear, x, weight, bias)
         print(report)
         report.assert_ok()
 
-    Compared are outputs, gradients and second derivatives, with the reference's, a float64 truth and finite differences;
-    for every subset of what may require a gradient; for inputs that are non-contiguous, expanded, empty, of more or
-    fewer axes, complex; then what is changed in place, leaked and saved, under no_grad and around it;
-    autocast, torch.compile, vmap, jvp, copies, CUDA.
+    Outputs, gradients and second derivatives are compared with the reference's, with a float64 truth and with finite
+    differences: for every subset of requires_grad, and for inputs that are non-contiguous, expanded, empty, complex, or of
+    more or fewer axes. Other checks look for what is changed in place, leaked or saved without need, and run the layer under
+    no_grad, autocast, torch.compile, vmap and jvp, from a copy, and on CUDA.
 
     Where the reference works and the layer raises, that is a failure, unless the layer refuses clearly: an error raised by
     its own forward pass, or PyTorch's sentence about what it lacks (a `jvp`, a vmap rule, a second derivative). Such a row
-    is "not supported" and passes `assert_ok()`; `assert_ok(require=("vmap",))` or `assert_ok(strict=True)` demand more.
+    is "not supported" and passes `assert_ok()`; use `assert_ok(require=("vmap",))` or `assert_ok(strict=True)` to demand more.
 
     Works on copies: inputs, modules and random states are left as they were. It takes a few seconds, most of them in
-    torch.compile, and is quickest with inputs of a few dozen numbers. Unequal sizes find more: a missing transpose shows
-    in a square weight only in the numbers.
+    torch.compile, and is fastest with inputs of a few dozen numbers. Give every axis another size: the gradient by a square
+    weight has the right shape even if a transpose is missing.
 
     Args:
         layer: a function of tensors, a module, or a subclass of `torch.autograd.Function`. Returns a tensor or several.
@@ -89,7 +88,7 @@ def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[st
     state = torch.random.get_rng_state()
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
-            warnings.simplefilter("ignore")  # PyTorch's own, on what we provoke
+            warnings.simplefilter("ignore")  # PyTorch's own warnings about what the checks provoke
             case = Case(layer, reference, inputs)
             _expect_reference_works(case)
             return Conformance(_run(name, check, case) for name, check in CHECKS.items() if name not in skip)
@@ -106,13 +105,13 @@ def _run(name: str, check: Callable[[Case], str], case: Case) -> Check:
     except NotApplicable as reason:
         return Check(name, "not applicable", str(reason))
     except Failed as failure:
-        first = _first_line(case, name, case.given if failure.inputs is None else failure.inputs)
+        first = first_line(case, name, case.given if failure.inputs is None else failure.inputs)
         return Check(name, "failed", str(failure), f"{first}\n{failure.line}", _in_full(failure.__cause__))
     except Exception as error:
-        first = _first_line(case, name, case.given)
+        first = first_line(case, name, case.given)
         return Check(name, "failed", in_brief(error), f"{first}\n{GRADIENT_LINE}", _in_full(error))
     finally:
-        surroundings.restore(settings)  # what the layer changes must not hide from the next check
+        surroundings.restore(settings)  # the next check must see the same settings
 
 
 def _in_full(error: BaseException | None) -> str:
@@ -121,42 +120,9 @@ def _in_full(error: BaseException | None) -> str:
 
 def _expect_reference_works(case: Case) -> None:
     try:
-        derivatives._gradients(case.reference, case.leaves())
+        gradients_of(case.reference, case.leaves())
     except Exception as error:
         raise ValueError(
             f"check_backward expected a reference that can be differentiated on these inputs, got {type(error).__name__}: {error}. "
             "Call it as reference(*inputs), or reference(*inputs, *parameters) for a module, until that works."
         ) from error
-
-
-def _first_line(case: Case, check: str, given: Sequence[Any]) -> str:
-    """Python that makes inputs like those given, and the tensors by which is differentiated."""
-    inputs, has_parameters = ", ".join(_like(x) for x in given), isinstance(case.original, nn.Module)
-    bound = "reference = lambda *x, f=reference: f(*x, *layer.parameters()); " if case.takes_parameters else ""
-    if check in ("gradcheck", "gradgradcheck", "jvp"):
-        inputs = re.sub(r"torch\.(b?float16|float32)", "torch.float64", inputs)
-        bound += "layer = __import__('copy').deepcopy(layer).double(); " if has_parameters else ""
-    elif check == "complex" and has_parameters:
-        bound += "layer = __import__('copy').deepcopy(layer).to(torch.complex128); "
-    wanted = "(x for x in inputs if getattr(x, 'requires_grad', False))" + ", *layer.parameters()" * has_parameters
-    return f"{bound}inputs = [{inputs}]; wanted = [*{wanted}]{_JOINED if _returns_several(case) else ''}"
-
-
-_JOINED = (
-    "; layer, reference = (lambda *x, f=f: torch.cat([y.flatten() for y in torch.utils._pytree.tree_leaves(f(*x)) "
-    "if y.requires_grad]) for f in (layer, reference))"
-)
-
-
-def _returns_several(case: Case) -> bool:
-    return not isinstance(case.reference(*case.leaves()), Tensor)
-
-
-def _like(x: Any) -> str:
-    if not isinstance(x, Tensor):
-        return repr(x)
-    if x.is_floating_point() or x.is_complex():
-        positive = x.is_floating_point() and x.numel() and bool((x >= 0).all())
-        return f"torch.{'rand' if positive else 'randn'}({tuple(x.shape)}, dtype={x.dtype}, requires_grad=True)"
-    low, high = (int(x.min()), int(x.max()) + 1) if x.numel() else (0, 1)
-    return f"torch.randint({low}, {high}, {tuple(x.shape)}).to({x.dtype})"

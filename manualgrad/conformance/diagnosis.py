@@ -1,4 +1,4 @@
-"""Say in words how one tensor differs from the one that it should be."""
+"""Describe in words how a tensor differs from the expected one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.comparison.compare import _row
+from manualgrad.comparison.difference import row
 from manualgrad.conformance.result import Failed
 
 
@@ -22,7 +22,7 @@ def first_difference(
     truth: Sequence[Tensor] | None = None,
     tolerance: float | None = None,
 ) -> str | None:
-    """What is wrong with the first that is wrong, or None. Rounding is measured against the truth, if it is known."""
+    """A sentence about the first tensor that differs by more than rounding, or None. Rounding is judged by `truth`, if given."""
     if len(actual) != len(expected):
         return f"{len(actual)} tensors, expected {len(expected)}"
     for i, (name, a, e) in enumerate(zip(names, actual, expected, strict=True)):
@@ -31,8 +31,8 @@ def first_difference(
         if a.shape != e.shape:
             return f"{name} {wrong_shape(a.shape, e.shape)}"
         if a.dtype.is_floating_point or a.dtype.is_complex:
-            row = _row(name, a.detach(), e.detach(), (truth or expected)[i].detach(), tolerance)
-            if not (row.ok or row.shows_nothing):  # NaN or infinite alike is as it should be
+            verdict = row(name, a.detach(), e.detach(), (truth or expected)[i].detach(), tolerance)
+            if not (verdict.ok or verdict.shows_nothing):  # NaN or infinite alike is as it should be
                 return f"{name} {_wrong_value(a.detach(), e.detach())}"
         elif not torch.equal(a, e):
             return f"{name} is wrong"
@@ -40,7 +40,7 @@ def first_difference(
 
 
 def wrong_shape(came: Sequence[int], expected: Sequence[int]) -> str:
-    """What a gradient of that shape has probably missed."""
+    """A sentence about the wrong shape, with what the backward pass has probably missed."""
     shapes = f"has shape {tuple(came)}, expected {tuple(expected)}"
     if len(came) > 1 and tuple(came) == (*expected[:-2], *expected[:-3:-1]):
         return f"{shapes}: a transpose is missing"
@@ -83,7 +83,7 @@ def expect_equal(
     tolerance: float | None = None,
     inputs: Sequence[Any] | None = None,
 ) -> None:
-    """Raises Failed with the first difference in words."""
+    """Raises Failed, with a sentence about the first difference."""
     difference = first_difference(names, actual, expected, truth, tolerance)
     if difference is not None:
         raise Failed(difference + note, line, inputs)

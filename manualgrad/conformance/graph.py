@@ -1,4 +1,4 @@
-"""The hand-written backward passes in a graph: what is kept for them and what they return."""
+"""The hand-written backward passes in a graph: what they save and what they return."""
 
 from __future__ import annotations
 
@@ -11,24 +11,16 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 
 from manualgrad.conformance.diagnosis import wrong_shape
+from manualgrad.dry_run import graph_nodes
 
 
 def handwritten(results: Sequence[Tensor]) -> Iterator[Any]:
     """The nodes that belong to an `autograd.Function`. Such a node is the `ctx` that its backward gets."""
-    seen: set[Any] = set()
-    waiting = [x.grad_fn for x in results]
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
-        if isinstance(node, BackwardCFunction):
-            yield node
+    return (node for node in graph_nodes(results) if isinstance(node, BackwardCFunction))
 
 
 class Watch:
-    """Inside, every hand-written backward pass of the graph notes what it returns; the classes are as before afterwards."""
+    """Records what every hand-written backward pass of the graph returns. On leaving, the classes are as they were."""
 
     def __init__(self, results: Sequence[Tensor]) -> None:
         self.nodes = list(handwritten(results))
@@ -71,9 +63,9 @@ class Watch:
         return note
 
     def mended(self) -> str | None:
-        """What autograd has silently set right: it sums a gradient that is too large, and casts one of another dtype.
+        """A sentence about a gradient that autograd has silently corrected: summed to a smaller shape, or cast.
 
-        Other callers of backward do not sum, and what a narrower dtype has lost no cast brings back.
+        Other callers of backward do not sum, and the digits that a narrower dtype has lost do not come back.
         """
         for node in self.nodes:
             for came, needed in zip(self.returned[node], self.needed[node], strict=False):
@@ -86,12 +78,12 @@ class Watch:
 
 
 def _shell(x: Tensor) -> Tensor:
-    """Shape and dtype without the numbers, so that watching keeps no memory."""
+    """Shape and dtype without the numbers, which would cost memory."""
     return torch.empty(x.shape, dtype=x.dtype, device="meta")
 
 
 def refused_shape(error: RuntimeError) -> str | None:
-    """autograd's error about a gradient that it cannot even sum, in our words; None if it is another."""
+    """A sentence for autograd's error about a gradient of the wrong shape; None for any other error."""
     found = re.search(
         r"invalid gradient at index \d+ - got \[(.*?)\] but expected shape compatible with \[(.*?)\]", str(error)
     )

@@ -1,7 +1,7 @@
 """Tell a layer that refuses a feature from one that breaks under it.
 
-A refusal is said on purpose: PyTorch's own sentence about what an `autograd.Function` lacks, a graph break, a dtype without
-a kernel, or a `raise` or `assert` in the layer's forward pass. Any other error, where the reference works, is a failure.
+A refusal is deliberate: PyTorch's own sentence about what an `autograd.Function` lacks, a graph break, a dtype without a
+kernel, or a `raise` or `assert` in the layer's forward pass. Any other error is a failure if the reference works.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _TORCH = str(Path(torch.__file__).parent)
 
 
 def is_refusal(error: BaseException) -> bool:
-    """Whether the layer, or PyTorch for it, says that it does not do this; then nothing has been computed wrongly."""
+    """Whether the layer, or PyTorch on its behalf, refuses on purpose, so that nothing wrong is computed."""
     if isinstance(error, NotImplementedError) or type(error).__name__ in _GRAPH_BREAKS:
         return True
     return bool(_SAID_BY_PYTORCH.search(str(error))) or _is_raised_going_forwards(error.__traceback__)
 
 
 def refused(error: Exception, line: str, where: str = "", inputs: Sequence[Any] | None = None) -> Failed | NotSupported:
-    """What to raise when the layer has raised `error` and the reference has not."""
+    """The exception for a check in which the layer raised `error` and the reference works."""
     sentence = f"{where}: {in_brief(error)}" if where else in_brief(error)
     if is_refusal(error):
         return NotSupported(sentence)
@@ -49,7 +49,7 @@ def refused(error: Exception, line: str, where: str = "", inputs: Sequence[Any] 
 
 
 def _is_raised_going_forwards(trace: TracebackType | None) -> bool:
-    """Whether a `raise` or `assert` outside of PyTorch made the error, and not in a backward pass, which comes too late."""
+    """Whether a `raise` or `assert` outside of PyTorch made the error. In a backward pass it comes too late to count."""
     last, names = None, set()
     for frame, _ in traceback.walk_tb(trace):
         names.add(frame.f_code.co_name)

@@ -9,9 +9,9 @@ from typing import Any
 
 
 class Failed(Exception):
-    """A check found something wrong. `line` shows it, in terms of `layer`, `reference`, `inputs` and `wanted`.
+    """A check has failed. `line` is Python that shows it, in terms of `layer`, `reference`, `inputs` and `wanted`.
 
-    `inputs` are those that it takes, where they are others than the caller's.
+    `inputs` are what the line takes if they differ from the caller's.
     """
 
     def __init__(self, message: str, line: str = "", inputs: Sequence[Any] | None = None) -> None:
@@ -20,11 +20,11 @@ class Failed(Exception):
 
 
 class NotSupported(Exception):
-    """The layer refuses what the check asks for and the reference does; nothing is computed wrongly."""
+    """The layer refuses, on purpose, something that the reference does."""
 
 
 class NotApplicable(Exception):
-    """There is nothing to compare with: the reference does not do it either, or there is no such device."""
+    """There is nothing to compare with: the reference does not do it either, or the device is missing."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Check:
     """One row of the table.
 
     `status` is "passed"; "failed"; "not supported": the reference does it, the layer refuses, and `detail` has its words; or
-    "not applicable": the reference does not do it either. `reproduction` has two lines of Python where it failed, and `error`
-    what the layer raised, in full, if it did.
+    "not applicable": the reference does not do it either. A failed row has two lines of Python in `reproduction`, and in
+    `error` the whole error that the layer raised, if it raised one.
     """
 
     name: str
@@ -44,11 +44,11 @@ class Check:
 
 
 class Conformance(tuple[Check, ...]):
-    """What `check_backward` found, a `Check` for each thing that it tried. Prints as a table and what shows the failures."""
+    """The report of `check_backward`: a `Check` for each row. Prints as a table, with code that reproduces the failures."""
 
     @property
     def ok(self) -> bool:
-        """Whether nothing failed. What is not supported is no failure: `assert_ok` can demand it."""
+        """Whether no check failed. A check that is not supported has not failed; `assert_ok` can demand that it passes."""
         return not self.failed
 
     @property
@@ -67,12 +67,12 @@ class Conformance(tuple[Check, ...]):
         return self._with_status("not supported")
 
     def assert_ok(self, require: Collection[str] = (), strict: bool = False) -> None:
-        """For tests: nothing failed; and what is asked for here.
+        """For tests: raise unless no check failed and the demands given here are met.
 
             report.assert_ok(require=("vmap", "jvp"))
 
         Args:
-            require: names of checks that must have passed, not just been refused, skipped or inapplicable.
+            require: names of checks that must have passed; "not supported" or "not applicable" is not enough.
             strict: the layer does everything that the reference does: nothing is "not supported".
 
         Raises:
@@ -107,7 +107,7 @@ class Conformance(tuple[Check, ...]):
             yield f"Mend {causes[0]!r} first: other checks compare with the same numbers."
             yield ""
         names = max(len(check.name) for check in self)
-        first: dict[str, str] = {}  # which check has failed with an error, by that error
+        first: dict[str, str] = {}  # the name of the first check that failed with an error, by the error
         for check in self:
             repeats = check.error and first.setdefault(check.error, check.name) != check.name
             detail = f"the same error as {first[check.error]!r}" if repeats else check.detail

@@ -1,4 +1,4 @@
-"""A callback that compares training with autograd while it runs."""
+"""A callback that compares gradients with autograd's during training."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from manualgrad.comparison.compare import Comparison
+from manualgrad.comparison.result import Comparison
 from manualgrad.lightning.step_comparison import compare_training_step
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import random
+from collections.abc import Sequence
 from typing import Any
 
-import numpy
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
+
+from manualgrad.dry_run import random_states, set_random_states
 
 
 KEY = "manualgrad.random_states"  # in the checkpoint: a list with the states of each process
@@ -27,7 +28,7 @@ class KeepRandomStates(Callback):
     """
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        states = [_current(trainer.strategy.root_device)]
+        states = [random_states(_devices(trainer))]
         if trainer.world_size > 1:
             states *= trainer.world_size
             torch.distributed.all_gather_object(states, states[0])  # every process saves, and draws for itself
@@ -42,26 +43,22 @@ class KeepRandomStates(Callback):
         if not isinstance(states, list):
             raise ValueError(_damaged(f"a list expected, {states!r} found"))
         if len(states) == trainer.world_size:
-            _restore(states[trainer.global_rank], trainer.strategy.root_device)
+            _restore(states[trainer.global_rank], _devices(trainer))
 
 
-def _current(device: torch.device) -> dict[str, Any]:
-    """Tensors and plain values alone, which `torch.load(weights_only=True)` reads."""
-    state: Any = numpy.random.get_state()
-    algorithm, keys, *rest = state
-    states = {"torch": torch.get_rng_state(), "numpy": (algorithm, keys.tolist(), *rest), "python": random.getstate()}
-    if device.type != "cpu":
-        states["device"] = torch.get_device_module(device).get_rng_state(device)
-    return states
+def _devices(trainer: Trainer) -> list[torch.device]:
+    """The process's own device, unless it is the CPU."""
+    return [device] if (device := trainer.strategy.root_device).type != "cpu" else []
 
 
-def _restore(states: dict[str, Any], device: torch.device) -> None:
+def _restore(states: dict[str, Any], devices: Sequence[torch.device]) -> None:
     """All of them or, with a ValueError, none."""
-    before = _current(device)
+    before = random_states(devices)
     try:
-        _set(states, device)
+        device = [states["device"]] if "device" in states else []  # how checkpoints of version 0.1.0 name it
+        set_random_states({"devices": device, **states}, devices)
     except Exception as error:  # each generator refuses in its own way what it has not written
-        _set(before, device)
+        set_random_states(before, devices)
         raise ValueError(_damaged(error)) from None
 
 
@@ -70,11 +67,3 @@ def _damaged(reason: object) -> str:
         f"Expected the random states that KeepRandomStates saves under {KEY!r}, got a checkpoint in which they are damaged "
         f"({reason}). Resume from another one, or delete that entry from it to draw anew."
     )
-
-
-def _set(states: dict[str, Any], device: torch.device) -> None:
-    torch.set_rng_state(states["torch"].cpu())
-    numpy.random.set_state(states["numpy"])
-    random.setstate(states["python"])
-    if device.type != "cpu" and "device" in states:
-        torch.get_device_module(device).set_rng_state(states["device"].cpu(), device)

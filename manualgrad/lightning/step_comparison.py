@@ -13,7 +13,8 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
-from manualgrad.comparison.compare import Comparison, compare
+from manualgrad.comparison.compare import compare
+from manualgrad.comparison.result import Comparison
 from manualgrad.factored.requests import pass_on_requests
 
 

@@ -11,8 +11,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.comparison.result import finite
-
 
 @dataclass(frozen=True)
 class TracedLayer:
@@ -68,7 +66,8 @@ class Trace:
 
     def to_json(self) -> str:
         """Everything, as JSON. NaN and infinities are written as null, since JSON has neither."""
-        return json.dumps(finite(self.to_dict()), allow_nan=False)
+        with_nan = json.dumps(self.to_dict())
+        return json.dumps(json.loads(with_nan, parse_constant=lambda _: None), allow_nan=False)
 
     def __str__(self) -> str:
         from manualgrad.explain.terminal import plain

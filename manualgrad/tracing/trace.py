@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from manualgrad.conversion.obstacles import is_linear_like
-from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, leaves
+from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, graph_nodes
 from manualgrad.layers.dense import Dense
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.tracing.dense_calls import Call, listen
@@ -143,7 +143,8 @@ def _traced(
 
 def _backward(value: Tensor, ours: set[Tensor], originals: Container[int]) -> None:
     """Gradients of our parameters; what else the loss may read keeps the one that it has."""
-    strangers = {leaf for leaf in leaves(value) if leaf not in ours}
+    leaves = {node.variable for node in graph_nodes([value]) if hasattr(node, "variable")}
+    strangers = leaves - ours
     if any(id(leaf) in originals for leaf in strangers):
         raise ValueError(
             "trace expected a loss of the outputs and targets alone, got one that reads parameters of the model itself, "

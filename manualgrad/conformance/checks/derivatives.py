@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck as finite_differences, gradgradcheck as second_finite_differences
 
-from manualgrad.conformance.case import Case, gradients, output_names, outputs, upstream
+from manualgrad.conformance.case import Case, gradients, gradients_of, output_names, outputs, upstream
 from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal, first_difference
 from manualgrad.conformance.graph import Watch, refused_shape
 from manualgrad.conformance.refusal import refused
@@ -18,7 +18,7 @@ from manualgrad.conformance.result import Failed, NotApplicable, in_brief
 
 
 def output(case: Case) -> str:
-    """The same outputs as the reference's: values, shapes and dtypes."""
+    """The reference's outputs: values, shapes and dtypes."""
     actual = outputs(case.layer, case.leaves())
     expected, truth = outputs(case.reference, case.leaves()), outputs(case.reference, case.wide())
     expect_equal(output_names(len(expected)), actual, expected, truth, line="print(layer(*inputs), reference(*inputs))")
@@ -26,7 +26,7 @@ def output(case: Case) -> str:
 
 
 def gradient(case: Case) -> str:
-    """The same gradients as the reference's, for an upstream gradient without any symmetry."""
+    """The reference's gradients, for a random upstream gradient."""
     leaves = case.leaves()
     results = outputs(case.layer, leaves)
     with Watch(results) as watch:
@@ -37,9 +37,8 @@ def gradient(case: Case) -> str:
     mended = watch.mended()
     if mended:
         raise Failed(mended, _RETURNED if results[0].grad_fn in watch.nodes else GRADIENT_LINE)
-    expected, truth = _gradients(case.reference, case.leaves()), _gradients(case.reference, case.wide())
-    names = [case.names[i] for i in case.differentiable]
-    names = [f"the gradient by {name}" for name in names]
+    expected, truth = gradients_of(case.reference, case.leaves()), gradients_of(case.reference, case.wide())
+    names = case.gradient_names()
     note = "" if first_difference(names, actual, expected, truth) is None else _right_where(case, names)
     expect_equal(names, actual, expected, truth, line=GRADIENT_LINE, note=note)
     return f"of {len(names)} tensors, as the reference's"
@@ -51,12 +50,8 @@ _RETURNED = (  # what backward itself returns, before autograd sums and casts it
 )
 
 
-def _gradients(function: Any, leaves: list[Any]) -> list[Tensor]:
-    return gradients(outputs(function, leaves), leaves)
-
-
 def _right_where(case: Case, names: Sequence[str]) -> str:
-    """In which simpler case a wrong gradient is right; that tells what is missing."""
+    """A simpler case in which the wrong gradient is right, which tells what is missing."""
     first = case.values[0]
     if isinstance(first, Tensor) and first.dim() > 1 and first.size(0) > 1 and _agree(case, names, _first_row):
         return "; right for a batch of one: a sum over the batch is missing"
@@ -100,12 +95,12 @@ def _agree(case: Case, names: Sequence[str], simplify: Any) -> bool:
 
 
 def frozen_inputs(case: Case) -> str:
-    """Every subset of what may require a gradient: the others get none, and none is computed for them."""
+    """Every subset of requires_grad: frozen tensors get no gradient, and none is computed for them."""
     k = len(case.differentiable)
     sizes = range(1, k + 1) if k <= 4 else (1, k - 1)
     subsets = [subset for size in sizes for subset in combinations(case.differentiable, size)]
     everything = case.leaves()
-    full = dict(zip(case.differentiable, _gradients(case.reference, everything), strict=True))
+    full = dict(zip(case.differentiable, gradients_of(case.reference, everything), strict=True))
     for subset in subsets:
         names = [case.names[i] for i in subset]
         others = [k for k, i in enumerate(case.differentiable) if i not in subset]
@@ -166,7 +161,7 @@ def gradgradcheck(case: Case) -> str:
     )
     expect_equal(names, actual, expected, line=line, tolerance=1e-9, note=constant)
     try:
-        # Along a random direction: entry by entry it would take longer than all other checks, and each has just been compared.
+        # Along one random direction: entry by entry would take longer than all other checks, and the entries were just compared.
         second_finite_differences(_flat(case), case.wide(), fast_mode=True)
     except Exception as error:
         _unless_reference_fails(case, second_finite_differences)
@@ -175,19 +170,19 @@ def gradgradcheck(case: Case) -> str:
 
 
 def _second(case: Case, function: Any) -> list[Tensor]:
-    """The gradients of a function of the gradients and of the upstream gradient."""
+    """The gradients of the sum of squared first gradients, which depend on the upstream gradient too."""
     leaves = case.wide()
     results = [x for x in outputs(function, leaves) if x.requires_grad]
     sent = [g.requires_grad_() for g in upstream(results)]
     first = gradients(results, leaves, sent, create_graph=True)
-    # backward(), not grad(): what refuses a second derivative is no part of the way to the leaves, and grad() skips it.
+    # backward(), not grad(): grad() skips the node that refuses a second derivative, which lies on no path to the leaves.
     torch.autograd.backward([(g * g.conj()).real.sum() for g in first if g.requires_grad])
     leaves = [leaves[i] for i in case.differentiable]
     return [torch.zeros_like(x) if x.grad is None else x.grad for x in leaves]
 
 
 def complex_numbers(case: Case) -> str:
-    """The gradients for complex values, where the reference takes any: those that come in silence must be right."""
+    """The gradients for complex values, where the reference takes them: a layer that does not refuse them must be right."""
     if any(case.values[i].is_complex() for i in case.differentiable):
         raise NotApplicable("the inputs are complex: see gradient")
     generator = torch.Generator().manual_seed(2)
@@ -199,15 +194,15 @@ def complex_numbers(case: Case) -> str:
         return [drawn[i].clone().requires_grad_() if i in drawn else x for i, x in enumerate(case.leaves())]
 
     try:
-        expected = _gradients(case.reference, leaves())
+        expected = gradients_of(case.reference, leaves())
     except Exception as error:
         raise NotApplicable("nor by the reference") from error
     given = [drawn.get(i, x) for i, x in enumerate(case.given)]
     try:
-        actual = _gradients(case.layer, leaves())
+        actual = gradients_of(case.layer, leaves())
     except Exception as error:
         raise refused(error, GRADIENT_LINE, inputs=given) from error
-    names = [f"for complex numbers, the gradient by {case.names[i]}" for i in case.differentiable]
+    names = case.gradient_names("for complex numbers, ")
     note = "; right for real numbers: a conjugate is missing. Add it, or raise in forward for complex inputs"
     expect_equal(names, actual, expected, line=GRADIENT_LINE, note=note, inputs=given)
     return "complex inputs, as the reference's"
@@ -226,7 +221,7 @@ def _is_large(case: Case) -> bool:
 
 
 def _unless_reference_fails(case: Case, check: Any) -> None:
-    """Where the function itself is not smooth at this point, finite differences say nothing."""
+    """Raises NotApplicable if the function itself is not smooth at this point: finite differences then show nothing."""
     try:
         check(lambda *arguments: tuple(x for x in outputs(case.reference, arguments) if x.requires_grad), case.wide())
     except Exception as error:

@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manualgrad.conformance.case import AsFunction, Case, gradients, is_differentiable, output_names, outputs
+from manualgrad.conformance.case import (
+    AsFunction,
+    Case,
+    gradients,
+    is_differentiable,
+    output_names,
+    outputs,
+    outputs_and_gradients,
+)
 from manualgrad.conformance.diagnosis import expect_equal
 from manualgrad.conformance.refusal import refused
 from manualgrad.conformance.result import Failed, NotApplicable
@@ -28,7 +36,7 @@ def autocast(case: Case) -> str:
         raise refused(error, _AUTOCAST) from error
     leaves = case.wide()
     results = outputs(case.reference, leaves)
-    names = _names(case, len(results))
+    names = output_names(len(results)) + case.gradient_names()
     wider = ""
     for name, a, e in zip(names, actual, expected, strict=True):
         if a.dtype != e.dtype:
@@ -68,7 +76,7 @@ def compiled(case: Case) -> str:
     expected = outputs(case.layer, plain)
     if any(x.requires_grad != y.requires_grad for x, y in zip(results, expected, strict=True)):
         raise Failed("the compiled output requires a gradient where the eager one does not, or the reverse", _COMPILED)
-    names = [f"compiled, {name}" for name in _names(case, len(results))]
+    names = output_names(len(results), "compiled, ") + case.gradient_names("compiled, ")
     expect_equal(names, [*results, *found], [*expected, *gradients(expected, plain)], line=_COMPILED, tolerance=1e-5)
     return "no graph break"
 
@@ -106,12 +114,7 @@ def cuda(case: Case) -> str:
         if isinstance(function.subject, nn.Module):
             moved = copy.deepcopy(function.subject).cuda()
             function = AsFunction(moved, function.inputs, function.parameters)
-        results = outputs(function, leaves)
-        both.append([*results, *gradients(results, leaves)])
-    names = _names(case, len(both[0]) - len(case.differentiable))
+        both.append(outputs_and_gradients(function, leaves))
+    names = output_names(len(both[0]) - len(case.differentiable)) + case.gradient_names()
     expect_equal(names, *both, line="print(layer(*[x.cuda() for x in inputs]))", tolerance=1e-9)
     return torch.cuda.get_device_name()
-
-
-def _names(case: Case, results: int) -> list[str]:
-    return output_names(results) + [f"the gradient by {case.names[i]}" for i in case.differentiable]

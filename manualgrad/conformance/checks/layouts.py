@@ -1,4 +1,4 @@
-"""Checks of inputs and upstream gradients that lie in memory differently, or have more or fewer axes."""
+"""Checks with other strides of inputs and upstream gradients, and with more, fewer or empty axes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.conformance.case import Case, gradients, is_differentiable, output_names, outputs, upstream
+from manualgrad.conformance.case import (
+    Case,
+    gradients,
+    is_differentiable,
+    output_names,
+    outputs,
+    outputs_and_gradients,
+    upstream,
+)
 from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal
 from manualgrad.conformance.refusal import refused
 from manualgrad.conformance.result import Failed, NotApplicable
@@ -55,8 +63,7 @@ def upstream_layouts(case: Case) -> str:
                 both.append(gradients(results, leaves, [change(g) for g in upstream(results)]))
             except Exception as error:
                 raise Failed(f"with {name} upstream gradient: {error}", line) from error
-        names = [f"with {name} upstream gradient, the gradient by {case.names[i]}" for i in case.differentiable]
-        expect_equal(names, *both, line=line)
+        expect_equal(case.gradient_names(f"with {name} upstream gradient, "), *both, line=line)
     return "gaps, swapped axes, stride 0"
 
 
@@ -68,7 +75,7 @@ _EXPANDED = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).s
 
 
 def batch_of_one(case: Case) -> str:
-    """A single row, where a sum over the batch, or a squeeze, shows nothing or too much."""
+    """A single row, which breaks code that squeezes the batch axis."""
     return _with_shape(case, lambda x: x[:1], "a batch of one")
 
 
@@ -97,12 +104,12 @@ def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> st
     for which in (alike, [0]):  # whether the other inputs belong to the samples is for the reference to say
         changed = [change(x) if i in which else x for i, x in enumerate(case.values)]
         try:
-            expected = _run(case, case.reference, changed)
+            expected = _run(case.reference, changed)
         except Exception:
             continue
         given = changed[: len(case.given)]
         try:
-            actual = _run(case, case.layer, changed)
+            actual = _run(case.layer, changed)
         except Exception as error:
             raise refused(error, GRADIENT_LINE, f"with {name}", given) from error
         expect_equal(_names(case, f"with {name}", expected), actual, expected, line=GRADIENT_LINE, inputs=given)
@@ -121,11 +128,11 @@ def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None
         "print(*(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted) for f in (layer, reference)), sep='\\n')"
     )
     try:
-        expected = _run(case, case.reference, changed)
+        expected = _run(case.reference, changed)
     except Exception as error:
         raise NotApplicable("nor by the reference") from error
     try:
-        actual = _run(case, case.layer, changed)
+        actual = _run(case.layer, changed)
     except Exception as error:
         raise Failed(f"{name}: {error}", line) from error
     expect_equal(_names(case, name, expected), actual, expected, line=line)
@@ -133,12 +140,11 @@ def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None
 
 def _names(case: Case, where: str, results: list[Tensor]) -> list[str]:
     """Of what `_run` returns."""
-    names = output_names(len(results) - len(case.differentiable))
-    return [f"{where}, {name}" for name in names + [f"the gradient by {case.names[i]}" for i in case.differentiable]]
+    where += ", "
+    return output_names(len(results) - len(case.differentiable), where) + case.gradient_names(where)
 
 
-def _run(case: Case, function: Any, changed: list[Any]) -> list[Tensor]:
-    """Outputs and gradients."""
-    leaves = [x.detach().requires_grad_() if is_differentiable(x) else x for x in changed]
-    results = outputs(function, leaves)
-    return [*(x.detach() for x in results), *gradients(results, leaves)]
+def _run(function: Any, changed: list[Any]) -> list[Tensor]:
+    return outputs_and_gradients(
+        function, [x.detach().requires_grad_() if is_differentiable(x) else x for x in changed]
+    )

@@ -1,4 +1,4 @@
-"""Checks of what a layer does to memory: what it changes, keeps and leaks, and whether it repeats itself exactly."""
+"""Checks of memory: what a layer changes in place, keeps and leaks, and whether two runs agree to the last bit."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import saved_tensors_hooks
 
-from manualgrad.conformance.case import Case, gradients, outputs, upstream
+from manualgrad.conformance.case import Case, gradients, outputs, outputs_and_gradients, upstream
 from manualgrad.conformance.diagnosis import expect_equal
 from manualgrad.conformance.graph import handwritten
 from manualgrad.conformance.result import Failed
@@ -79,7 +79,7 @@ def leak(case: Case) -> str:
 
 
 def _survivors(case: Case, function: Any) -> int:
-    """How many tensors are there after 100 calls, half of them with a backward pass, that were not before."""
+    """How many new tensors are alive after 100 calls, half of them with a backward pass."""
     leaves = case.leaves()
     outputs(function, leaves)  # what is made once is no leak
     was_enabled = gc.isenabled()
@@ -99,7 +99,7 @@ def _survivors(case: Case, function: Any) -> int:
 
 
 def saved(case: Case) -> str:
-    """What is kept for the backward pass, in bytes, besides the inputs; at most twice what the reference keeps."""
+    """At most twice as many bytes saved for the backward pass as by the reference. Inputs do not count."""
     ours, theirs = _saved_bytes(case, case.layer), _saved_bytes(case, case.reference)
     attributes = _kept_on_ctx(case)
     if attributes:
@@ -141,11 +141,7 @@ def _kept_on_ctx(case: Case) -> list[str]:
 
 def determinism(case: Case) -> str:
     """The same numbers twice, to the last bit."""
-    runs = []
-    for _ in range(2):
-        leaves = case.leaves()
-        results = outputs(case.layer, leaves)
-        runs.append([*(x.detach() for x in results), *gradients(results, leaves)])
+    runs = (outputs_and_gradients(case.layer, case.leaves()) for _ in range(2))
     for x, y in zip(*runs, strict=True):
         if not torch.equal(x.nan_to_num(), y.nan_to_num()):
             raise Failed("two runs from the same random state differ", "print(layer(*inputs) - layer(*inputs))")

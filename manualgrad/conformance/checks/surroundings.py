@@ -1,4 +1,4 @@
-"""Checks of what a layer does to, and takes from, what is around it: grad mode, random numbers, PyTorch's settings."""
+"""Checks of what surrounds a layer: grad mode, random numbers, PyTorch's settings."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from manualgrad.conformance.result import Failed
 
 
 def without_gradients(case: Case) -> str:
-    """The same output as the reference's under torch.no_grad, where a layer often takes another way."""
+    """The reference's output under torch.no_grad, where layers often take another path."""
     line = "with torch.no_grad(): print(layer(*inputs), reference(*inputs))"
     with torch.no_grad():
         expected, truth = outputs(case.reference, case.leaves()), outputs(case.reference, case.wide())
@@ -27,7 +27,7 @@ def without_gradients(case: Case) -> str:
 
 
 def surroundings(case: Case) -> str:
-    """Settings of the process stay, and random numbers are drawn where the reference draws some, and nowhere else."""
+    """Settings of the process stay as they were, and random numbers are drawn only if the reference draws some."""
     before = settings()
     try:
         ours = _after(case, case.layer)
