@@ -2,8 +2,6 @@
 
 from importlib.metadata import version
 
-import manualgrad.factored.list_operations
-import manualgrad.factored.reading_operations  # noqa: F401  both fill the table of operations
 from manualgrad.activation.built_in import Activation, activations
 from manualgrad.comparison.compare import compare
 from manualgrad.comparison.result import Comparison

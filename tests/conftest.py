@@ -29,6 +29,12 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.fixture
+def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Gradients of the small weights of tests stay factored too, which would be dense for speed."""
+    monkeypatch.setattr("manualgrad.factored.choice.SMALLEST_FACTORED_WEIGHT", 0)
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
     """Debian's Chromium, without a window and without any traffic of its own."""

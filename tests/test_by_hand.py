@@ -8,7 +8,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
 from tests.by_hand import Network
 
 
@@ -25,11 +24,9 @@ def digits() -> tuple[Tensor, Tensor]:
     return torch.tensor(images)[order] / 16, F.one_hot(torch.tensor(labels)[order], 10).double()
 
 
+@pytest.mark.usefixtures("small_weights_too")
 @pytest.mark.parametrize("factored", [True, False])
-def test_an_epoch_of_the_digits(digits: tuple[Tensor, Tensor], factored: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        factoring, "SMALLEST_FACTORED_WEIGHT", 0
-    )  # this small a weight would stay dense, which is faster
+def test_an_epoch_of_the_digits(digits: tuple[Tensor, Tensor], factored: bool) -> None:
     images, targets = digits
     model = mg.MLP([64, 12, 10], "sigmoid", "sigmoid", dtype=torch.float64)
     layers: list[Any] = list(model)

@@ -1,6 +1,7 @@
 """The three products in their fast forms: the plain form's values, taken where they should be, with no copy of the weight."""
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from manualgrad.matrix_products import add_product, times_weight, times_weight_transposed
+from manualgrad.matrix_products import _views, add_product, times_weight, times_weight_transposed, views_made_once
 
 
 class Operations(TorchDispatchMode):
@@ -129,6 +130,19 @@ def test_factors_that_do_not_lie_in_rows_stay_out_of_blocks() -> None:
         add_product(target, delta, a, alpha=1.0, beta=1.0)
     assert "baddbmm_" not in seen.names
     assert_close(target, truth)
+
+
+def test_views_are_made_once_in_the_thread_that_said_so() -> None:
+    """Two blocks that overlap in two threads: neither is seen by the other, and neither stays open for good."""
+    first, second = views_made_once(), views_made_once()
+    with ThreadPoolExecutor(1) as other:
+        first.__enter__()
+        assert not other.submit(lambda: _views.are_made_once).result()
+        other.submit(second.__enter__).result()
+        first.__exit__(None, None, None)
+        assert not _views.are_made_once and other.submit(lambda: _views.are_made_once).result()
+        other.submit(second.__exit__, None, None, None).result()
+        assert not other.submit(lambda: _views.are_made_once).result()
 
 
 def test_the_plain_forms_stand_where_blocks_would_not_do() -> None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from manualgrad import equations
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.norms import two_norm
 
 
-# dC/db; dC/dw; or the factors of dC/dw, delta (r, m) and a (r, n)
-Gradient = Tensor | tuple[Tensor, Tensor]
-Gradients = list[tuple[nn.Parameter, Gradient]]
+Gradients = list[tuple[nn.Parameter, Tensor]]  # dC/dw of each parameter, dense or a FactoredGradient of one pair
 
 
 def clip_by_norm(gradients: Gradients, max_norm: float) -> Gradients:
@@ -24,27 +21,25 @@ def clip_by_norm(gradients: Gradients, max_norm: float) -> Gradients:
     norms = [_norm(gradient) for _, gradient in gradients]
     total = torch.linalg.vector_norm(torch.stack(norms))
     coefficient = torch.clamp(max_norm / (total + 1e-6), max=1.0)
-    for (_, gradient), norm in zip(gradients, norms, strict=True):
-        if isinstance(gradient, Tensor):
-            gradient.mul_(coefficient)
-        else:  # a product that overflows has finite factors: what inf * 0 makes NaN entry by entry is made so here
-            gradient[0].mul_(coefficient + (norm - norm))
-    return gradients
+    return [(p, _scaled(gradient, coefficient, norm)) for (p, gradient), norm in zip(gradients, norms, strict=True)]
 
 
-def _norm(gradient: Gradient) -> Tensor:
-    if isinstance(gradient, Tensor):
-        return torch.linalg.vector_norm(gradient)
-    return two_norm(FactoredGradient(*gradient)).to(gradient[0].dtype)
-
-
-def as_tensor(gradient: Gradient) -> Tensor:
-    return gradient if isinstance(gradient, Tensor) else FactoredGradient(*gradient)
-
-
-def _smaller(gradient: Gradient) -> Gradient:
-    if isinstance(gradient, Tensor):
+def _smaller(gradient: Tensor) -> Tensor:
+    if not isinstance(gradient, FactoredGradient):
         return gradient
-    delta, a = gradient
-    (r, m), n = delta.shape, a.size(1)
-    return gradient if r * (m + n) < m * n else equations.weight_gradient(delta, a)
+    m, n = gradient.shape
+    return gradient if gradient.rank * (m + n) < m * n else gradient.to_dense()
+
+
+def _norm(gradient: Tensor) -> Tensor:
+    if isinstance(gradient, FactoredGradient):
+        return two_norm(gradient).to(gradient.dtype)
+    return torch.linalg.vector_norm(gradient)
+
+
+def _scaled(gradient: Tensor, coefficient: Tensor, norm: Tensor) -> Tensor:
+    if not isinstance(gradient, FactoredGradient):
+        return gradient.mul_(coefficient)
+    ((delta, a, *_),) = gradient.content.factors
+    # A product that overflows has finite factors: what inf * 0 makes NaN entry by entry is made so here.
+    return FactoredGradient(delta.mul_(coefficient + (norm - norm)), a)

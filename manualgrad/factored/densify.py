@@ -1,4 +1,4 @@
-"""What happens to a factored gradient in an operation that has no rule for factors: it becomes dense, audibly."""
+"""What happens to a factored gradient in an operation that has no rule for factors: it becomes dense, with a warning."""
 
 from __future__ import annotations
 
@@ -11,8 +11,6 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-from manualgrad.factored.gradient import FactoredGradient
-
 
 aten = torch.ops.aten
 
@@ -22,11 +20,12 @@ class FactorsLostWarning(UserWarning):
 
 
 # clip_grad_value_: not linear, so the value becomes dense; whoever calls it has asked for that.
-_expected_to_materialise = {aten.clamp_.default, aten.clamp_.Tensor, aten.clamp_min_.default, aten.clamp_max_.default}
+_expected = {aten.clamp_.default, aten.clamp_.Tensor, aten.clamp_min_.default, aten.clamp_max_.default}
 
 
 _warned: set[str] = set()
-_forbidden = 0
+# A token for each open `forbid_densify`, of all threads: the backward pass on a GPU runs in threads of its own.
+_forbidding: set[object] = set()
 
 
 @contextmanager
@@ -37,43 +36,38 @@ def forbid_densify() -> Iterator[None]:
     design stays allowed: `clone`, `to_dense`, clipping by value, folding past the limit of accumulated rows, DDP's `copy_`, and
     a norm that is infinite although the factors are not.
     """
-    global _forbidden
-    _forbidden += 1
+    _forbidding.add(token := object())
     try:
         yield
     finally:
-        _forbidden -= 1
+        _forbidding.remove(token)
 
 
-def materialise(operation: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
-    """Make every factored gradient among the arguments dense, for good, and run the operation on that."""
+def densify(cls: Any, operation: Any, arguments: tuple, keywords: dict[str, Any]) -> Any:
+    """Make every instance of `cls` (FactoredGradient) among the arguments dense, for good, and run the operation on that."""
     name = getattr(operation, "__name__", str(operation)).removesuffix(".default")
-    gradients = [x for x in tree_leaves((arguments, keywords)) if isinstance(x, FactoredGradient)]
+    gradients = [x for x in tree_leaves((arguments, keywords)) if isinstance(x, cls)]
     if torch.Tag.inplace_view in getattr(operation, "tags", ()):
         raise RuntimeError(
             f"A factored gradient expected to keep its shape, got the in-place operation {name}. "
             "Use the operation that is not in place, or gradient.to_dense()."
         )
-    if operation not in _expected_to_materialise and not all(gradient.is_dense for gradient in gradients):
-        _lose_factors(name, gradients)
+    if operation not in _expected and not all(gradient.is_dense for gradient in gradients):
+        _warn(name, tuple(gradients[0].shape))
     wrapper = {id(gradient.densify()): gradient for gradient in gradients}
-    arguments, keywords = tree_map_only(FactoredGradient, FactoredGradient.densify, (arguments, keywords))
+    arguments, keywords = tree_map_only(cls, cls.densify, (arguments, keywords))
     result = operation(*arguments, **keywords)
     # An in-place operation returns its argument: hand back the gradient itself, not the tensor inside.
     return tree_map_only(Tensor, lambda tensor: wrapper.get(id(tensor), tensor), result)
 
 
-def _lose_factors(name: str, gradients: list[FactoredGradient]) -> None:
-    shape = tuple(gradients[0].shape)
+def _warn(name: str, shape: tuple[int, ...]) -> None:
     sentence = (
         f"{name} needs every entry of a factored gradient of shape {shape}, which {{}} dense and as large as its weight. "
         "If that is too much, read .delta and .a or .norm() instead, or work on gradient.to_dense()."
     )
-    if _forbidden:
+    if _forbidding:
         raise RuntimeError(sentence.format("would become") + " (inside forbid_densify())")
     if name not in _warned:
         warnings.warn(sentence.format("becomes"), FactorsLostWarning, stacklevel=4)
         _warned.add(name)  # after the warning: where warnings are errors, every time is an error
-
-
-FactoredGradient.fallback = staticmethod(materialise)

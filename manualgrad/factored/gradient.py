@@ -1,7 +1,7 @@
 """A gradient that stays an outer product: dC/dw = delta a^T, kept as delta and a.
 
 `FactoredGradient` stands in `weight.grad` as a `torch.Tensor` of the weight's shape, but owns no memory of that size. What
-it does when PyTorch calls an operation on it is said in `factored_operations`.
+it does when PyTorch calls an operation on it is said in `operations`.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manualgrad import equations
+from manualgrad.factored.densify import densify
 from manualgrad.factored.factors import Content, Factors, check_factors, is_number, on_host
 from manualgrad.matrix_products import accumulates_wider
 
@@ -41,8 +42,7 @@ class FactoredGradient(Tensor):
         ValueError, TypeError: factors that are not such matrices.
     """
 
-    operations: ClassVar[dict[Any, Callable[..., Any]]] = {}  # filled by factored_operations
-    fallback: ClassVar[Callable[..., Any]]  # set by factored_operations
+    operations: ClassVar[dict[Any, Callable[..., Any]]] = {}  # the table: `operations` and the files it names fill it
     content: Content
 
     __torch_function__ = torch._C._disabled_torch_function_impl  # type: ignore[assignment] # operations arrive below, after decomposition
@@ -159,6 +159,11 @@ class FactoredGradient(Tensor):
             norms.append(squared.clamp(min=0).sqrt() * torch.as_tensor(factors.scale).abs())
         return torch.cat(norms)
 
+    def renewed(self) -> FactoredGradient:
+        """The same factors with the values that they have now: for one who writes into them on purpose, as a replay does."""
+        factors = tuple(Factors.of(*parts[:4]) for parts in self.content.factors)
+        return self.like(Content(factors, self.content.dense))
+
     def densify(self) -> Tensor:
         """Make the value dense, for good, and return the dense tensor itself. Further factors are added into it."""
         if self.content.dense is None:
@@ -175,7 +180,7 @@ class FactoredGradient(Tensor):
             result = operation(*args, **(kwargs or {}))
             if result is not NotImplemented:
                 return result
-        return cls.fallback(func, args, kwargs or {})
+        return densify(cls, func, args, kwargs or {})
 
     # Parts of torch.Tensor that bypass the dispatcher.
 
@@ -194,13 +199,13 @@ class FactoredGradient(Tensor):
         self.content = content
 
     def numpy(self, *, force: bool = False) -> Any:
-        return FactoredGradient.fallback(Tensor.numpy, (self,), {"force": force})
+        return densify(FactoredGradient, Tensor.numpy, (self,), {"force": force})
 
     def apply_(self, function: Callable[[Any], Any]) -> Any:
-        return FactoredGradient.fallback(Tensor.apply_, (self, function), {})
+        return densify(FactoredGradient, Tensor.apply_, (self, function), {})
 
     def tolist(self) -> Any:
-        return FactoredGradient.fallback(Tensor.tolist, (self,), {})
+        return densify(FactoredGradient, Tensor.tolist, (self,), {})
 
     def share_memory_(self) -> FactoredGradient:  # Module.share_memory
         for tensor in (self.content.dense, *(x for f in self.content.factors for x in (f.delta, f.a))):
@@ -209,7 +214,7 @@ class FactoredGradient(Tensor):
         return self
 
     def __dlpack__(self, **options: Any) -> Any:
-        return FactoredGradient.fallback(Tensor.__dlpack__, (self,), options)
+        return densify(FactoredGradient, Tensor.__dlpack__, (self,), options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FactoredGradient:
         if id(self) not in memo:

@@ -1,4 +1,4 @@
-"""What factored gradients do in operations on whole lists of tensors: fused and foreach optimizers, loss scaling.
+"""What factored gradients do in operations on whole lists of tensors: foreach optimizers, loss scaling.
 
 Lists may mix factored gradients with dense ones. What is changed in the middle of a list says so at once, by its version:
 the factors of a later gradient may be a part of it.
@@ -15,8 +15,7 @@ from torch.autograd.graph import increment_version
 
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.norms import overflows
-from manualgrad.factored.operations import divide_in_place, implements, multiply_in_place
-from manualgrad.optim.sgd_rule import update
+from manualgrad.factored.operations import implements, multiply_in_place
 
 
 aten = torch.ops.aten
@@ -35,41 +34,6 @@ def unscale(gradients: Sequence[Tensor], found_inf: Tensor, inverse_scale: Tenso
         if has_factors(gradient):
             torch.maximum(found_inf, overflows(gradient).to(found_inf.dtype), out=found_inf)
             multiply_in_place(gradient, inverse_scale.reshape(()))
-
-
-@implements(aten._fused_sgd_.default, aten._fused_sgd_.tensor_lr)
-def fused_sgd(
-    weights: Sequence[Tensor],
-    gradients: Sequence[Tensor],
-    velocities: Sequence[Tensor],
-    *,
-    is_first_step: bool,
-    grad_scale: Tensor | None = None,
-    found_inf: Tensor | None = None,
-    **options: Any,
-) -> None:  # torch.optim.SGD(fused=True)
-    velocities = velocities or [None] * len(weights)  # type: ignore[list-item]
-    rest = [i for i, gradient in enumerate(gradients) if not has_factors(gradient)]
-    skipped = found_inf is not None and bool(found_inf.item())
-    for w, gradient, velocity in zip(weights, gradients, velocities, strict=True):
-        if skipped or not has_factors(gradient):
-            continue
-        if grad_scale is not None:
-            divide_in_place(gradient, grad_scale.reshape(()))
-        made = update(w, gradient, None if is_first_step else velocity, options)
-        if is_first_step and made is not None:
-            velocity.copy_(made)
-        increment_version(w)
-    if rest:  # last: an input of the layers above may be a part of one of these weights
-        torch._fused_sgd_(
-            [weights[i] for i in rest],
-            [g.densify() if isinstance(g := gradients[i], FactoredGradient) else g for i in rest],
-            [velocities[i] for i in rest if velocities[i] is not None],
-            is_first_step=is_first_step,
-            grad_scale=grad_scale,
-            found_inf=found_inf,
-            **options,
-        )
 
 
 def for_each(operation: Callable[..., Any], in_place: bool) -> Callable[..., Any]:

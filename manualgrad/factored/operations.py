@@ -1,9 +1,9 @@
 """What a `FactoredGradient` does when PyTorch calls an operation on it: the table.
 
 First the operations that keep the factors, then those that consume them without a tensor of the weight's size. What reads a
-gradient and leaves it as it is stands in `factored_reading_operations`, operations on lists of tensors in
-`factored_list_operations`. Everything else goes to `materialise`: the value becomes dense, for good, and the operation runs
-on that. Behind each name stands who calls it.
+gradient and leaves it as it is stands in `reading_operations`, operations on lists of tensors in `list_operations`, the fused
+step of SGD in `manualgrad.optim.fused_sgd`. Everything else goes to `densify`: the value becomes dense, for good, and the
+operation runs on that. Behind each name stands who calls it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ aten = torch.ops.aten
 
 
 def implements(*operations: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Enter a function into the table. It may return NotImplemented to leave a case to `materialise`."""
+    """Enter a function into the table. It may return NotImplemented to leave a case to `densify`."""
 
     def enter(function: Callable[..., Any]) -> Callable[..., Any]:
         for operation in operations:

@@ -17,7 +17,7 @@ from manualgrad.activation.built_in import Activation, activation_named, identit
 from manualgrad.autograd.apply import call, is_left_to_autograd
 from manualgrad.autograd.autocast import is_autocasting, is_castable, without_autocast
 from manualgrad.autograd.switch import is_by_autograd
-from manualgrad.factored.requests import may_keep_factors, weight_gradient_or_factors
+from manualgrad.factored.choice import may_keep_factors, weight_gradient_or_factors
 from manualgrad.layers.dense_checks import (
     check_arguments,
     check_definition,

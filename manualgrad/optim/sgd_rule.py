@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from manualgrad.equations import descent
+from manualgrad.factored.factors import on_host
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.norms import tiles
 
@@ -27,7 +28,7 @@ def update(w: Tensor, gradient: Tensor, velocity: Tensor | None, options: Mappin
         if not gradient.is_dense:
             return _update_from_factors(w, gradient, velocity, options)
         gradient = gradient.densify()
-    lr, momentum = _number(options["lr"]), options["momentum"]
+    lr, momentum = on_host(options["lr"]), options["momentum"]
     if options["maximize"]:
         gradient = -gradient
     if options["weight_decay"] != 0:
@@ -46,7 +47,7 @@ def _update_from_factors(
     w: Tensor, gradient: FactoredGradient, velocity: Tensor | None, options: Mapping[str, Any]
 ) -> Tensor | None:
     """The same rule, multiplied out so that nothing but v has the size of w: g is only ever added to w or to v."""
-    lr, momentum, decay = _number(options["lr"]), options["momentum"], options["weight_decay"]
+    lr, momentum, decay = on_host(options["lr"]), options["momentum"], options["weight_decay"]
     sign = -1.0 if options["maximize"] else 1.0
     if momentum == 0:
         gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay if decay != 0 else 1.0)  # w := w - eta * gradient
@@ -69,8 +70,3 @@ def _update_from_factors(
         gradient.add_to(w, alpha=-sign * lr, beta=1 - lr * decay if decay != 0 else 1.0)
         descent(w, velocity, eta=lr * momentum, out=w)
     return velocity
-
-
-def _number(lr: float | Tensor) -> float | Tensor:
-    """A learning rate on the CPU is read; one on a GPU stays there, since reading it would wait and break a graph."""
-    return float(lr) if isinstance(lr, Tensor) and lr.device.type == "cpu" else lr

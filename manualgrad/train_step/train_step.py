@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from manualgrad.activation.built_in import identity
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum
-from manualgrad.factored.clipping import Gradients, as_tensor, clip_by_norm
+from manualgrad.factored.clipping import Gradients, clip_by_norm
+from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.layers.dense import rows
 from manualgrad.losses.loss import Loss
 from manualgrad.optim.gradient_descent import GradientDescent
@@ -127,11 +128,10 @@ class TrainStep:
             w, b, sigma = layers[i].weight, layers[i].bias, layers[i].activation
             delta = output_error(a_gradient, sigma, kept[i])
             if w is not None and is_trained[w]:
-                gradients.append((w, (rows(delta), rows(inputs[i]))))  # dC/dw = delta a^T, left as its factors
+                gradients.append((w, FactoredGradient(rows(delta), rows(inputs[i]))))  # dC/dw = delta a^T
             if b is not None and is_trained[b]:
-                gradients.append(
-                    (b, (rows(delta), _ones(rows(delta))))
-                )  # dC/db = delta: b is a weight whose input is 1
+                ones = delta.new_ones((rows(delta).size(0), 1))  # dC/db = delta: b is a weight whose input is 1
+                gradients.append((b, FactoredGradient(rows(delta), ones)))
             if i > lowest:
                 a_gradient = delta.reshape(inputs[i].shape) if w is None else backpropagated_error(w, delta)
         return loss, a, gradients if self.max_norm is None else clip_by_norm(gradients, self.max_norm)
@@ -139,8 +139,10 @@ class TrainStep:
     def _update(self, gradients: Gradients, rules: list[Rule]) -> None:
         # 4. Update: w := w - eta dC/dw, by the optimizer's own rule.
         for (w, gradient), (_, options, velocity) in zip(gradients, rules, strict=True):
-            column = as_tensor(gradient).shape  # of a bias (m, 1)
-            update(w.view(column), as_tensor(gradient), None if velocity is None else velocity.view(column), options)
+            if isinstance(gradient, FactoredGradient):
+                gradient = gradient.renewed()  # a replay has written into the factors
+            column = gradient.shape  # of a bias (m, 1)
+            update(w.view(column), gradient, None if velocity is None else velocity.view(column), options)
 
     @torch.inference_mode(False)
     def _lay_out(self, inputs: Tensor, targets: Tensor, trained: tuple[int, ...]) -> RecordedStep:
@@ -165,10 +167,6 @@ class TrainStep:
 
 def _made_anew(model: nn.Module, loss: nn.Module, optimizer: GradientDescent, max_norm: float | None) -> TrainStep:
     return TrainStep(model, loss, optimizer, max_norm=max_norm)
-
-
-def _ones(delta: Tensor) -> Tensor:
-    return delta.new_ones((delta.size(0), 1))
 
 
 def _check_targets(loss: Loss, outputs: Tensor, targets: Tensor, device: torch.device) -> torch.dtype:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import manualgrad as mg
-import manualgrad.factored.requests
+import manualgrad.factored.choice
 from manualgrad.autograd.switch import is_by_autograd
 from manualgrad.comparison.result import Row
 from tests.comparison.batch import X, Y, mean_square, wrong_tanh
@@ -199,12 +199,12 @@ def test_wrong_factors_are_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that the optimizer gets, and not a product that is computed for the comparison alone."""
     model, x, y = wide()
     keep = mg.GradientDescent(model.parameters(), lr=0.1)
-    made = manualgrad.factored.requests.FactoredGradient
+    made = manualgrad.factored.choice.FactoredGradient
 
     def too_large(delta: Tensor, a: Tensor, *arguments: Any, **keywords: Any) -> mg.FactoredGradient:
         return made(1.01 * delta, a, *arguments, **keywords)
 
-    monkeypatch.setattr(manualgrad.factored.requests, "FactoredGradient", too_large)
+    monkeypatch.setattr(manualgrad.factored.choice, "FactoredGradient", too_large)
     comparison = mg.compare(model, mg.QuadraticLoss(), x, y)
     assert [row.name for row in comparison.rows if not row.ok] == ["0.weight", "1.weight"]
     del keep

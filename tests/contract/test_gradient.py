@@ -16,16 +16,13 @@ from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm, pa
 from torch.utils.checkpoint import checkpoint
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
 from tests.factored.nets import assert_same_weights, batch, net, train, twin
 
 
-@pytest.fixture(autouse=True)
-def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
-
-
-pytestmark = pytest.mark.filterwarnings("ignore::manualgrad.FactorsLostWarning")
+pytestmark = [
+    pytest.mark.usefixtures("small_weights_too"),
+    pytest.mark.filterwarnings("ignore::manualgrad.FactorsLostWarning"),
+]
 
 
 def gradient() -> mg.FactoredGradient:

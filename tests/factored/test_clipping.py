@@ -4,13 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from manualgrad.factored.clipping import Gradients, as_tensor, clip_by_norm
-from manualgrad.factored.gradient import FactoredGradient
+import manualgrad as mg
+from manualgrad.factored.clipping import Gradients, clip_by_norm
 
 
 def dense(gradients: Gradients) -> list[Tensor]:
-    tensors = [as_tensor(gradient) for _, gradient in gradients]
-    return [g.to_dense() if isinstance(g, FactoredGradient) else g.clone() for g in tensors]
+    return [g.to_dense() if isinstance(g, mg.FactoredGradient) else g.clone() for _, g in gradients]
 
 
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e30, float("inf"), float("nan")])
@@ -18,7 +17,8 @@ def test_as_pytorch_clips(size: float) -> None:
     """At 1e30 both factors are finite and their product is not: 0 times infinity is NaN, never a step of nothing."""
     torch.manual_seed(0)
     w, b = nn.Parameter(torch.zeros(6, 8)), nn.Parameter(torch.zeros(6))
-    gradients: Gradients = [(w, (torch.rand(2, 6) * size, torch.rand(2, 8) * size)), (b, torch.rand(6))]
+    factored = mg.FactoredGradient(torch.rand(2, 6) * size, torch.rand(2, 8) * size)
+    gradients: Gradients = [(w, factored), (b, torch.rand(6))]
     w.grad, b.grad = dense(gradients)
     nn.utils.clip_grad_norm_([w, b], 0.5)
     for ours, expected in zip(dense(clip_by_norm(gradients, 0.5)), (w.grad, b.grad), strict=True):

@@ -12,13 +12,10 @@ import torch
 from torch import Tensor, nn
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
 from tests.factored.nets import assert_same_weights, batch, net, train, twin
 
 
-@pytest.fixture(autouse=True)
-def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
+pytestmark = pytest.mark.usefixtures("small_weights_too")
 
 
 def gradient(rows: int = 2) -> mg.FactoredGradient:

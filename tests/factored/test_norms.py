@@ -9,12 +9,9 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
 
 
-@pytest.fixture(autouse=True)
-def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
+pytestmark = pytest.mark.usefixtures("small_weights_too")
 
 
 def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:

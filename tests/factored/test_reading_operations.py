@@ -10,13 +10,10 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
 from tests.factored.nets import assert_same_weights, net, train, twin
 
 
-@pytest.fixture(autouse=True)
-def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
+pytestmark = pytest.mark.usefixtures("small_weights_too")
 
 
 @pytest.fixture(autouse=True)

@@ -12,13 +12,11 @@ import torch
 from torch import Tensor, nn
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
+from manualgrad.factored import requests
 from tests.factored.nets import assert_same_weights, batch, net, twin
 
 
-@pytest.fixture(autouse=True)
-def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
+pytestmark = pytest.mark.usefixtures("small_weights_too")
 
 
 @pytest.fixture
@@ -63,8 +61,8 @@ def test_a_mark_is_left_behind_where_parameters_are_swapped() -> None:
 
 def test_a_mark_is_pickled_and_not_copied() -> None:
     model = mg.keep_factored(net())
-    assert factoring.is_wanted(pickle.loads(pickle.dumps(model))[0].weight)
-    assert not factoring.is_wanted(copy.deepcopy(model)[0].weight)
+    assert requests.is_wanted(pickle.loads(pickle.dumps(model))[0].weight)
+    assert not requests.is_wanted(copy.deepcopy(model)[0].weight)
 
 
 def test_requests_of_two_optimizers_end_one_by_one() -> None:
@@ -72,11 +70,11 @@ def test_requests_of_two_optimizers_end_one_by_one() -> None:
     first, second = (mg.GradientDescent(model.parameters(), lr=0.1) for _ in range(2))
     first.add_param_group({"params": [nn.Parameter(torch.zeros(2, 2))]})  # asks anew
     del first
-    assert factoring.is_wanted(model[0].weight)
+    assert requests.is_wanted(model[0].weight)
     restored = copy.deepcopy(second)  # asks for the copies of the parameters
     del second
-    assert not factoring.is_wanted(model[0].weight)
-    assert all(factoring.is_wanted(w) for w in restored.param_groups[0]["params"])
+    assert not requests.is_wanted(model[0].weight)
+    assert all(requests.is_wanted(w) for w in restored.param_groups[0]["params"])
 
 
 def _step(optimizer: torch.optim.Optimizer, _: Tensor) -> None:
@@ -85,14 +83,14 @@ def _step(optimizer: torch.optim.Optimizer, _: Tensor) -> None:
 
 def test_nothing_is_left_of_an_optimizer_that_its_parameters_refer_to() -> None:
     gc.collect()
-    before = dict(factoring._requests)
+    before = dict(requests._requests)
     model = net()
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
     model[0].weight.register_hook(partial(_step, optimizer))
-    assert factoring._requests != before
+    assert requests._requests != before
     del model, optimizer
     gc.collect()
-    assert factoring._requests == before
+    assert requests._requests == before
 
 
 PARTS: dict[str, Callable[[Tensor], Tensor]] = {

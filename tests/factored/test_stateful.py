@@ -22,7 +22,7 @@ from hypothesis.stateful import (
 from torch import Tensor
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
+from manualgrad.factored import choice
 
 
 M, N = 4, 5  # of the weight; r (m + n) < m n holds for up to two rows
@@ -86,7 +86,6 @@ class Histories(RuleBasedStateMachine):
 
     @initialize(seed=SEEDS, momentum=st.sampled_from([0, 0.9]), decay=st.sampled_from([0, 0.1]), stock=st.booleans())
     def start(self, seed: int, momentum: float, decay: float, stock: bool) -> None:
-        factoring.SMALLEST_FACTORED_WEIGHT = 0
         layer = mg.Dense(N, M, bias=False, dtype=torch.float64)
         layer.weight.data = random(seed, M, N)
         twin = torch.nn.Linear(N, M, bias=False, dtype=torch.float64)
@@ -207,10 +206,11 @@ def run(histories: int) -> None:
         )
 
 
-def test_random_histories(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
+@pytest.mark.usefixtures("small_weights_too")
+def test_random_histories() -> None:
     run(25)
 
 
 if __name__ == "__main__":
+    choice.SMALLEST_FACTORED_WEIGHT = 0
     run(int(sys.argv[1]))

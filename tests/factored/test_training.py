@@ -10,7 +10,7 @@ from torch.testing._internal.common_optimizers import optim_inputs_func_sgd
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
+from manualgrad.factored import requests
 from tests.factored.nets import SIZES, assert_same_weights, batch, net, train, twin
 
 
@@ -18,9 +18,7 @@ CONFIGURATIONS = {case.desc: {"lr": 1e-3, **case.kwargs} for case in optim_input
 WEIGHT_SIZES = {SIZES[0] * SIZES[1], SIZES[1] * SIZES[2]}
 
 
-@pytest.fixture(autouse=True)
-def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
+pytestmark = pytest.mark.usefixtures("small_weights_too")
 
 
 class WeightSized(TorchDispatchMode):
@@ -210,9 +208,9 @@ def test_hooks_see_a_tensor_that_behaves() -> None:
 def test_only_its_living_optimizer_asks() -> None:
     model = net()
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
-    assert factoring.is_wanted(model[0].weight)
+    assert requests.is_wanted(model[0].weight)
     del optimizer
-    assert not factoring.is_wanted(model[0].weight)
+    assert not requests.is_wanted(model[0].weight)
     nn.functional.mse_loss(model(batch()[0]), batch()[1]).backward()
     assert type(model[0].weight.grad) is Tensor
 

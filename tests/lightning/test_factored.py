@@ -11,13 +11,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
 from tests.factored.nets import assert_same_weights, batch, net, twin
 
 
-@pytest.fixture(autouse=True)
-def small_weights_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
+pytestmark = pytest.mark.usefixtures("small_weights_too")
 
 
 class Regression(LightningModule):

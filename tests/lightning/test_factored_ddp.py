@@ -13,7 +13,7 @@ from torch import Tensor, distributed, multiprocessing
 from torch.utils.data import DataLoader, TensorDataset
 
 import manualgrad as mg
-from manualgrad.factored import requests as factoring
+from manualgrad.factored import choice
 from tests.factored.nets import batch, net, twin
 from tests.lightning.test_factored import Regression, trainer
 
@@ -51,7 +51,7 @@ def fit(module: Regression, folder: Path, batches: Any, **options: Any) -> None:
 
 def process(rank: int, port: int, folder: str, results: str) -> None:
     torch.set_num_threads(1)
-    factoring.SMALLEST_FACTORED_WEIGHT = 0
+    choice.SMALLEST_FACTORED_WEIGHT = 0
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     os.environ |= {
         **where,

@@ -21,7 +21,6 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import manualgrad as mg
 from manualgrad.cli.main import main
-from manualgrad.factored import requests as factoring
 from manualgrad.lightning import BackpropModule, BackpropMonitor, DigitsDataModule
 from manualgrad.lightning.monitor.layer_record import LayerRecord
 from tests.lightning.runs import fitted, quiet_trainer, weights
@@ -168,8 +167,8 @@ def test_dead_means_in_the_whole_batch(tmp_path: Path) -> None:
         assert monitor.history[0].dead == pytest.approx(expected)
 
 
-def test_factored_gradients_stay_factored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factoring, "SMALLEST_FACTORED_WEIGHT", 0)
+@pytest.mark.usefixtures("small_weights_too")
+def test_factored_gradients_stay_factored(tmp_path: Path) -> None:
     kept: list[tuple[bool, float]] = []
 
     class Kept(Callback):
