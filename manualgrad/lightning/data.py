@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset
@@ -59,8 +57,6 @@ class DigitsDataModule(LightningDataModule):
         images = torch.tensor(pixels[order] / 16, dtype=torch.float32)  # (1797, 64)
         classes = torch.tensor(digits[order], dtype=torch.int64)  # (1797,)
         self.train, self.val, self.test = map(TensorDataset, images.split(SIZES), classes.split(SIZES))
-        if self.num_workers == 0:  # Lightning's hint is about data on disk; for data in memory workers cost time
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
     def train_dataloader(self) -> DataLoader:
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import count
+from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -15,9 +15,6 @@ from manualgrad.activation.idle_units import dead_units, is_rectifying, saturate
 from manualgrad.layers.dense import Dense
 from manualgrad.lightning.monitor.histograms import thinned
 from manualgrad.optim.gradient_descent import GradientDescent
-
-
-_calls = count()
 
 
 class LayerProbe:
@@ -32,7 +29,7 @@ class LayerProbe:
         self._hook: Any = None
 
     def attach(self, with_samples: bool) -> None:
-        self.first_call = -1
+        self.first_call: int | None = None  # when, in ns: tells the order of the layers
         self.samples: dict[str, Tensor] | None = {} if with_samples else None  # for histograms
         self._delta_squared: Tensor | None = None
         self._grad_norm: Tensor | None = None
@@ -97,8 +94,8 @@ class LayerProbe:
     def _after_forward(self, layer: Dense, arguments: tuple, keywords: dict[str, Any], a: Tensor) -> None:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling() or a.numel() == 0:
             return  # validation, or the first pass of a checkpointed block
-        if self.first_call < 0:
-            self.first_call = next(_calls)
+        if self.first_call is None:
+            self.first_call = perf_counter_ns()
         kept = None
         if layer.activation is not identity:
             with torch.no_grad():

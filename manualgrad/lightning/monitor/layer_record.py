@@ -45,7 +45,7 @@ def read(probes: Sequence[LayerProbe], strategy: Strategy, processes: int, step:
     means, everywhere = strategy.reduce(torch.stack([numbers, seen]), reduce_op="mean").tolist()
     known = [mean if part == 1 else None for mean, part in zip(means, everywhere, strict=True)]
     records = []
-    for i, probe in sorted(enumerate(probes), key=lambda pair: pair[1].first_call):
+    for i, probe in sorted(enumerate(probes), key=lambda pair: pair[1].first_call or 0):
         of_layer = known[i * len(QUANTITIES) : (i + 1) * len(QUANTITIES)]
         if all(quantity is None for quantity in of_layer):  # it was not used
             continue
