@@ -1,4 +1,4 @@
-"""`manualgrad explain`: one training step, or several, with every number: in the terminal, as a plot, as a page."""
+"""`manualgrad explain`: one or several training steps with every number, in the terminal, as a plot or as a page."""
 
 from __future__ import annotations
 
@@ -164,7 +164,7 @@ def _batch(sizes: Sequence[int], loss: Loss, examples: int) -> tuple[Tensor, Ten
 
 
 def _print(traces: list[Trace]) -> None:
-    """The last step; of several, also what became of the cost."""
+    """The last step; if there are several, the cost in each of them first."""
     if len(traces) > 1:
         print(f"C in {len(traces)} steps: {', '.join(f'{t.loss.item():.4g}' for t in traces)}. The last of them:\n")
     if sys.stdout.isatty() and find_spec("rich") is not None:

@@ -70,7 +70,7 @@ def _run(subcommand: str, arguments: Sequence[str]) -> None:
 
 
 def prepare() -> None:
-    """Find classes in the current directory, as `python -m` does, and leave out what Lightning says in every run."""
+    """Find classes in the current directory, as `python -m` does, and silence what Lightning says in every run."""
     sys.path.append(str(Path.cwd()))
     ignore_known_warnings()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices, seeds, advertisements
@@ -117,7 +117,7 @@ class CommandLine(LightningCLI):
             raise SystemExit("Interrupted before the first checkpoint: nothing to go on from.") from None
 
     def after_fit(self) -> None:
-        """Print what was achieved, the comparison with autograd, and where everything is."""
+        """Print the results, the comparison with autograd, and where logs and checkpoints are."""
         trainer, model = self.trainer, self.model
         train_loader = trainer.train_dataloader  # gone after `test`
         results: dict[str, float] = {}
@@ -161,8 +161,8 @@ class CommandLine(LightningCLI):
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn an error that this package or Lightning raised about what the user passed into its sentence alone; an error out
-    of the user's own model or data class keeps its traceback."""
+    """Report an error of this package or of Lightning about what the user passed as one sentence; an error in the user's own
+    model or data class keeps its traceback."""
     try:
         yield
     except ArgumentError as error:
@@ -187,7 +187,7 @@ def first_batch(loaders: Any) -> Any:
 
 
 def _condensed(message: str) -> str:
-    """The parser's message without the lines on the types that it has tried, as one sentence."""
+    """The parser's message as one sentence, without the lines about the types that it has tried."""
     tried = (
         "Does not validate",
         "Subtypes:",
