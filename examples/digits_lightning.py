@@ -12,6 +12,7 @@ Expected output:
 """
 
 import logging
+import warnings
 
 from lightning.pytorch import Trainer, seed_everything
 
@@ -25,6 +26,7 @@ EPOCHS = 20
 
 def main() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="lightning")  # hints, such as to load data in processes of their own
     seed_everything(0, verbose=False)
     data = DigitsDataModule(batch_size=32)
     module = BackpropModule(SIZES, activation="relu", loss="cross_entropy", lr=0.1, momentum=0.9)

@@ -1,1 +1,1 @@
-"""The command `manualgrad`: `main` has the table of subcommands, each file below one of them."""
+"""The command `manualgrad`. `main` holds the table of subcommands; each has a file of its own. Nothing else imports this room."""

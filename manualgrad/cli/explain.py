@@ -1,4 +1,4 @@
-"""`manualgrad explain`: one training step, or several, with every number: in the terminal, as a plot, as a page."""
+"""`manualgrad explain`: one or several training steps with every number, in the terminal, as a plot or as a page."""
 
 from __future__ import annotations
 
@@ -72,47 +72,54 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _check(options: argparse.Namespace) -> None:
-    """Everything that can be known to fail, before anything is computed."""
+    """Refuse what is known to fail before anything is computed, and fill in the defaults that depend on one another."""
     if options.steps < 1:
         raise ValueError(f"Expected --steps to be at least 1, got {options.steps}. Pass for example --steps 10.")
     if not -(2**63) <= options.seed < 2**64:  # what torch.manual_seed takes
         raise ValueError(f"Expected --seed to fit 64 bits, got {options.seed}. Pass for example --seed 0.")
-    if options.checkpoint is not None:
-        given = [f"--{name.replace('_', '-')}" for name in OF_A_FRESH_NET if getattr(options, name) is not None]
-        if given:
-            raise ValueError(
-                f"Expected either --checkpoint or {' and '.join(given)}, got both. The checkpoint says what its net is: leave "
-                f"{' and '.join(given)} out."
-            )
-    for name, default in OF_A_FRESH_NET.items():
-        if getattr(options, name) is None:
-            setattr(options, name, default)
-    if options.lr is None:
-        on_sigmoids = (options.activation, options.loss) == ("sigmoid", "quadratic") and options.checkpoint is None
-        options.lr = 10.0 if on_sigmoids else 1.0  # sigma' <= 1/4 in each layer: with eta = 1 the cost hardly moves
+    _fill_in_net(options)
     if options.open and options.out is None:
         options.out = Path(tempfile.mkdtemp(prefix="manualgrad_")) / "explain.html"
-    for name, file in (("--out", options.out), ("--plot", options.plot)):
-        if file is not None and not file.absolute().parent.is_dir():
-            raise ValueError(
-                f"Expected {name} to be a file in a folder that exists, got {file}. Make {file.parent} first."
-            )
-        if file is not None and file.is_dir():
-            raise ValueError(f"Expected {name} to be a file, got {file}, which is a folder. Name a file in it.")
-    if options.out is not None and options.plot is not None and options.out.resolve() == options.plot.resolve():
-        raise ValueError(f"Expected --out and --plot to be two files, got {options.out} for both. Rename one of them.")
-    if options.out is not None:
-        require("jinja2", extra="demo", purpose="manualgrad explain --out")
+    _check_files(options.out, options.plot)
+    needed = {"--out": "jinja2", "--plot": "matplotlib", "--checkpoint": "lightning"}
+    for option, package in needed.items():
+        if getattr(options, option[2:]) is not None:
+            require(package, extra="demo", purpose=f"manualgrad explain {option}")
     if options.plot is not None:
-        require("matplotlib", extra="demo", purpose="manualgrad explain --plot")
         from matplotlib.backend_bases import FigureCanvasBase
 
         if options.plot.suffix[1:].lower() not in FigureCanvasBase.get_supported_filetypes():
             raise ValueError(
                 f"Expected --plot to end in a format that matplotlib writes, such as .png, .svg or .pdf, got {options.plot}."
             )
-    if options.checkpoint is not None:
-        require("lightning", extra="demo", purpose="manualgrad explain --checkpoint")
+
+
+def _fill_in_net(options: argparse.Namespace) -> None:
+    """The options of a fresh net, which a checkpoint excludes, and the learning rate."""
+    given = [f"--{name.replace('_', '-')}" for name in OF_A_FRESH_NET if getattr(options, name) is not None]
+    if options.checkpoint is not None and given:
+        raise ValueError(
+            f"Expected either --checkpoint or {' and '.join(given)}, got both. The checkpoint says what its net is: leave "
+            f"{' and '.join(given)} out."
+        )
+    for name, default in OF_A_FRESH_NET.items():
+        if getattr(options, name) is None:
+            setattr(options, name, default)
+    if options.lr is None:
+        on_sigmoids = (options.activation, options.loss) == ("sigmoid", "quadratic") and options.checkpoint is None
+        options.lr = 10.0 if on_sigmoids else 1.0  # sigma' <= 1/4 in each layer: with eta = 1 the cost hardly moves
+
+
+def _check_files(out: Path | None, plot: Path | None) -> None:
+    for name, file in (("--out", out), ("--plot", plot)):
+        if file is not None and not file.absolute().parent.is_dir():
+            raise ValueError(
+                f"Expected {name} to be a file in a folder that exists, got {file}. Make {file.parent} first."
+            )
+        if file is not None and file.is_dir():
+            raise ValueError(f"Expected {name} to be a file, got {file}, which is a folder. Name a file in it.")
+    if out is not None and plot is not None and out.resolve() == plot.resolve():
+        raise ValueError(f"Expected --out and --plot to be two files, got {out} for both. Rename one of them.")
 
 
 def _traces(options: argparse.Namespace) -> list[Trace]:
@@ -157,7 +164,7 @@ def _batch(sizes: Sequence[int], loss: Loss, examples: int) -> tuple[Tensor, Ten
 
 
 def _print(traces: list[Trace]) -> None:
-    """The last step; of several, also what became of the cost."""
+    """The last step; if there are several, the cost in each of them first."""
     if len(traces) > 1:
         print(f"C in {len(traces)} steps: {', '.join(f'{t.loss.item():.4g}' for t in traces)}. The last of them:\n")
     if sys.stdout.isatty() and find_spec("rich") is not None:

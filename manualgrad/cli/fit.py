@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import sys
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,9 +22,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import manualgrad
 from manualgrad.cli.checkpoint import check_resumable, read_checkpoint
+from manualgrad.cli.known_warnings import ignore_hint_about_workers, ignore_known_warnings
 from manualgrad.cli.run_folder import check_writable, claim_folder
 from manualgrad.lightning.keep_random_states import KeepRandomStates
-from manualgrad.lightning.known_warnings import silence
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
@@ -71,13 +70,11 @@ def _run(subcommand: str, arguments: Sequence[str]) -> None:
 
 
 def prepare() -> None:
-    """Find classes in the current directory, as `python -m` does, and leave out what Lightning says in every run."""
+    """Find classes in the current directory, as `python -m` does, and silence what Lightning says in every run."""
     sys.path.append(str(Path.cwd()))
-    silence()
+    ignore_known_warnings()
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices, seeds, advertisements
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
-    # A resumed run has a directory of its own, so that the best checkpoint before it is another run's: as it should be.
-    warnings.filterwarnings("ignore", message="The dirpath has changed from")
 
 
 class CommandLine(LightningCLI):
@@ -94,6 +91,9 @@ class CommandLine(LightningCLI):
         if options.ckpt_path is not None and not _is_for_lightning(options.ckpt_path):
             check = check_resumable if self.config.subcommand == "fit" else read_checkpoint
             check(options.ckpt_path)
+
+    def after_instantiate_classes(self) -> None:
+        ignore_hint_about_workers(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer
@@ -117,7 +117,7 @@ class CommandLine(LightningCLI):
             raise SystemExit("Interrupted before the first checkpoint: nothing to go on from.") from None
 
     def after_fit(self) -> None:
-        """Print what was achieved, the comparison with autograd, and where everything is."""
+        """Print the results, the comparison with autograd, and where logs and checkpoints are."""
         trainer, model = self.trainer, self.model
         train_loader = trainer.train_dataloader  # gone after `test`
         results: dict[str, float] = {}
@@ -161,8 +161,8 @@ class CommandLine(LightningCLI):
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Turn an error that this package or Lightning raised about what the user passed into its sentence alone; an error out
-    of the user's own model or data class keeps its traceback."""
+    """Report an error of this package or of Lightning about what the user passed as one sentence; an error in the user's own
+    model or data class keeps its traceback."""
     try:
         yield
     except ArgumentError as error:
@@ -187,7 +187,7 @@ def first_batch(loaders: Any) -> Any:
 
 
 def _condensed(message: str) -> str:
-    """The parser's message without the lines on the types that it has tried, as one sentence."""
+    """The parser's message as one sentence, without the lines about the types that it has tried."""
     tried = (
         "Does not validate",
         "Subtypes:",

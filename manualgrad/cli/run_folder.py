@@ -1,4 +1,4 @@
-"""A run's own folder for logs and checkpoints, also where two runs start at the same moment."""
+"""A folder for each run's logs and checkpoints, even if two runs start at the same moment."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def check_writable(folder: str | Path) -> None:
 def claim_folder(trainer: Trainer) -> None:
     """Give the trainer's own logger the next free `lightning_logs/version_N`, made here and now.
 
-    Lightning looks for the next number and makes the folder only when it first writes: two runs that start together find
-    the same number and overwrite each other's checkpoints. Only the first process of a run claims; Lightning tells the
-    others. Under SLURM the number is the job's.
+    Lightning chooses the number first and makes the folder only when it first writes: two runs that start together choose
+    the same number and overwrite each other's checkpoints. Only the first process of a run makes the folder; Lightning
+    tells the others. Under SLURM the number is that of the job.
     """
     logger, root = trainer.logger, trainer.default_root_dir
     if getattr(rank_zero_only, "rank", 0) != 0 or SLURMEnvironment.job_id() is not None or "://" in root:

@@ -1,4 +1,7 @@
-"""Training with Lightning: a module, data, callbacks. Needs the `lightning` extra; the digits need `demo`."""
+"""Training with Lightning: a module, a data module and callbacks. Needs the `lightning` extra; the digits need `demo`.
+
+Users import the names below from here.
+"""
 
 from manualgrad.extras import require
 
@@ -9,13 +12,10 @@ require("torchmetrics", extra="lightning", purpose="manualgrad.lightning")
 from manualgrad.lightning.audit import AutogradAudit, GradientMismatchError  # noqa: E402
 from manualgrad.lightning.data import DigitsDataModule  # noqa: E402
 from manualgrad.lightning.keep_random_states import KeepRandomStates  # noqa: E402
-from manualgrad.lightning.known_warnings import silence  # noqa: E402
 from manualgrad.lightning.loader import ResumableLoader  # noqa: E402
 from manualgrad.lightning.module import BackpropModule  # noqa: E402
 from manualgrad.lightning.monitor.backprop_monitor import BackpropMonitor  # noqa: E402
 
-
-silence()
 
 __all__ = [
     "AutogradAudit",

@@ -1,8 +1,6 @@
-"""Scikit-learn's handwritten digits for Lightning: real data that needs no download."""
+"""Scikit-learn's handwritten digits for Lightning: real data without a download."""
 
 from __future__ import annotations
-
-import warnings
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -17,14 +15,14 @@ SIZES = [1257, 180, 360]  # of the 1797 images: train, validate, test
 
 class DigitsDataModule(LightningDataModule):
     """1797 handwritten digits of 8 x 8 pixels (`sklearn.datasets.load_digits`), always split in the same way: 1257 for
-    training, 180 for validation, 360 for testing, which are also those that `predict` takes.
+    training, 180 for validation, 360 for testing and predicting.
 
     Batches: pixels (n, 64) from 0 to 1, float32; digits (n,), int64. The order of the training images depends on
-    `seed` and the epoch alone, so that a run resumed in the middle of an epoch goes on with the batches it would have seen.
+    `seed` and the epoch only, so that a run resumed in the middle of an epoch goes on with the batches that were left.
 
     Args:
         batch_size: images in a batch, on each device.
-        num_workers: processes that load batches; the data lies in memory, so 0 is fastest.
+        num_workers: processes that load batches; the data is in memory, so 0 is fastest.
         seed: of the order of the training images.
 
     Raises:
@@ -59,8 +57,6 @@ class DigitsDataModule(LightningDataModule):
         images = torch.tensor(pixels[order] / 16, dtype=torch.float32)  # (1797, 64)
         classes = torch.tensor(digits[order], dtype=torch.int64)  # (1797,)
         self.train, self.val, self.test = map(TensorDataset, images.split(SIZES), classes.split(SIZES))
-        if self.num_workers == 0:  # Lightning's hint is about data on disk; for data in memory workers cost time
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
     def train_dataloader(self) -> DataLoader:
         replicas, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
@@ -81,8 +77,8 @@ class DigitsDataModule(LightningDataModule):
     def predict_dataloader(self) -> DataLoader:
         return self._in_order(self.test)
 
-    # Lightning restores a loader's own state only if nobody has asked for the loader before, and a scheduler that wants to
-    # know the number of steps has. The data module's state is restored in any case.
+    # Lightning restores a loader's own state only if the loader has not been requested before, which a scheduler does to learn
+    # the number of steps. The data module's state is always restored.
 
     def state_dict(self) -> dict[str, int]:
         return self._train_loader.state_dict() if self._train_loader is not None else {}

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader
 
 
 class ResumableLoader(DataLoader):
-    """A `DataLoader` whose place in the epoch is part of a Lightning checkpoint, so that a resumed run sees the batches
-    that an uninterrupted one sees.
+    """A `DataLoader` that saves its position in the epoch in Lightning checkpoints, so that a resumed run sees the batches
+    that an uninterrupted run sees.
 
-    Needs a sampler whose order depends on the epoch alone, set by `set_epoch`, such as `DistributedSampler` (which serves a
-    single process too). With a sampler that draws from the global random state the place is kept, but not the order.
+    Needs a sampler whose order depends only on the epoch set by `set_epoch`, such as `DistributedSampler` (which also works
+    in a single process). With a sampler that draws from the global random state the position is kept, but not the order.
     """
 
     _epoch = 0  # of the sampler when the batches below were delivered
@@ -39,7 +39,7 @@ class ResumableLoader(DataLoader):
         resumed_epoch, delivered = self._resumed or (None, 0)
         self._resumed = None
         self._delivered = delivered if resumed_epoch == self._epoch else 0
-        # What the skipped batches draw was drawn before the checkpoint, whose random states must be there for the next one.
+        # The skipped batches drew their random numbers before the checkpoint; the next batch must find the states saved in it.
         with isolate_rng() if self._delivered else nullcontext():
             batches = super().__iter__()
             deque(islice(batches, self._delivered), maxlen=0)

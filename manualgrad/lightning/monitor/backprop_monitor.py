@@ -1,4 +1,4 @@
-"""A callback that shows how the error comes down through the layers while a net trains."""
+"""A callback that logs, while a net trains, how the error propagates back through its layers."""
 
 from __future__ import annotations
 
@@ -37,34 +37,33 @@ class BackpropMonitor(Callback):
         saturated/<layer>       fraction of the entries of sigma'(z) below `saturated_below` in size; or, where sigma' is
         dead/<layer>              exactly 0 left of 0 as relu's is, fraction of the units where it is 0 for the whole batch
 
-    The step that ends a period is looked at, the 50th, 100th, ..., which is also the one that `Trainer` logs; until the next
-    one Lightning repeats the values. A TensorBoard logger gets histograms of delta, gradient and weight too, of wide layers
-    from evenly spaced entries. The records stay in `history`, and `plot()` draws them.
+    It samples the step that ends a period, the 50th, 100th, ..., which is also the one that `Trainer` logs; Lightning repeats
+    the values until the next sample. A TensorBoard logger also gets histograms of delta, gradient and weight, in wide layers
+    of evenly spaced entries. `history` keeps the records, and `plot()` draws them.
 
-    It warns, once for a layer, where |delta| is below `vanishing_below` or above `exploding_above` times that of the last
-    layer, where an update is larger than the weights, in two samples in a row, and at once where a norm is not finite.
+    It warns, once per layer, if in two consecutive samples |delta| is below `vanishing_below` or above `exploding_above`
+    times that of the last layer, or an update is larger than the weights; and at once if a norm is not finite.
 
-    Layers are watched by hooks that exist in the sampled steps alone, and training is the same bit for bit. The weights are
-    copied in a sampled step unless the optimizer is `mg.GradientDescent` or `SGD` without nesterov and weight decay: those
-    tell |w_after - w_before| = lr |gradient or momentum|. What is accumulated counts as one batch; of a layer used twice
-    the squares of both errors add up. With several processes everybody's numbers are averaged, |delta| so that it is that
-    of the joint batch, and every process logs the same; the first one writes and warns. What is compiled with
-    `torch.compile` shows its gradients and updates alone.
+    The layers have hooks in the sampled steps only, and training stays the same bit for bit. A sampled step copies the
+    weights unless the optimizer is `mg.GradientDescent` or `SGD` without nesterov and weight decay, for which
+    |w_after - w_before| = lr |gradient or momentum|. Accumulated batches count as one batch; for a layer used twice the
+    squares of both errors add up. Several processes average their numbers, |delta| so that it is that of the joint batch;
+    all log the same, and the first one writes and warns. Layers compiled with `torch.compile` show only gradients and updates.
 
-    It costs, sampling every 50 steps, about 2 to 3 % of a step, nearly all of it in Lightning's own `log`: 2.3 and 3.1 % for
-    64-128-10, 1.5 and 3.1 % for 512-1024-1024-512 (no logger and CSV, batch 32, one core, medians of runs in turn, which
-    scatter by about 1.5 %: `python -m manualgrad.bench.monitor`). TensorBoard takes as much again to write the numbers: 5.1 and
-    5.4 % for 64-128-10. Sample half as often where that is too much.
+    Sampling every 50 steps costs about 2 to 3 % of a step, nearly all of it in Lightning's own `log`: 2.3 and 3.1 % for
+    64-128-10, 1.5 and 3.1 % for 512-1024-1024-512 (no logger and CSV, batch 32, one core, medians of alternating runs, which
+    scatter by about 1.5 %: `python -m manualgrad.bench.monitor`). TensorBoard takes as long again to write the numbers: 5.1 and
+    5.4 % for 64-128-10. Sample half as often if that is too much.
 
     Args:
-        every_n_steps: how many optimizer steps lie between two samples.
+        every_n_steps: optimizer steps between two samples.
         saturated_below, vanishing_below, exploding_above: the limits above.
-        histograms_every_n_steps: how many lie between two samples that have histograms. TensorBoard needs about 3 ms for one.
+        histograms_every_n_steps: optimizer steps between two samples with histograms. TensorBoard needs about 3 ms for one.
 
     Raises:
         ValueError: an option is out of range; or, when training starts, the module optimizes manually (as `BackpropModule`
             does with engine="train_step"), has no `mg.Dense`, or its weights will be sharded.
-        MissingExtraError: from `plot()`, matplotlib is not installed.
+        MissingExtraError: by `plot()`, if matplotlib is not installed.
     """
 
     def __init__(

@@ -12,14 +12,14 @@ from manualgrad import equations
 from manualgrad.factored.gradient import FactoredGradient
 
 
-ENTRIES = 2**13  # about as many as a picture 1000 pixels wide can tell apart
+ENTRIES = 2**13  # more would not be visible in a picture 1000 pixels wide
 BINS = 64
 
 
 def thinned(x: Tensor) -> Tensor:
     """Evenly spaced rows of the matrix x, and columns of those, at most about `ENTRIES` numbers in all.
 
-    Of a factored gradient only these are computed: the neurons delta[:, ::k] against a.
+    Of a factored gradient only these are computed, from the neurons delta[:, ::k] and a.
     """
     every = max(1, -(-x.numel() // ENTRIES))
     if isinstance(x, FactoredGradient):

@@ -1,9 +1,9 @@
-"""Watches one `Dense` through one optimizer step: its error, its gradient, its update, and its units that learn nothing."""
+"""Observe one `Dense` during one optimizer step: its error, its gradient, its update, and its units that learn nothing."""
 
 from __future__ import annotations
 
 from functools import partial
-from itertools import count
+from time import perf_counter_ns
 from typing import Any
 
 import torch
@@ -17,14 +17,11 @@ from manualgrad.lightning.monitor.histograms import thinned
 from manualgrad.optim.gradient_descent import GradientDescent
 
 
-_calls = count()
-
-
 class LayerProbe:
-    """Between `attach` and `detach` a hook sees each forward pass of the layer, and each dC/da that comes back to it.
+    """Between `attach` and `detach`, hooks see each forward pass of the layer and each dC/da that reaches it.
 
-    Nothing is read on the host and no factored gradient becomes dense. Squares are summed over calls and micro-batches, as
-    if their rows were one batch.
+    Nothing is copied to the host, and no factored gradient becomes dense. Squares are summed over calls and micro-batches,
+    as if their rows were one batch.
     """
 
     def __init__(self, name: str, layer: Dense, saturated_below: float) -> None:
@@ -32,13 +29,13 @@ class LayerProbe:
         self._hook: Any = None
 
     def attach(self, with_samples: bool) -> None:
-        self.first_call = -1
+        self.first_call: int | None = None  # when, in ns: tells the order of the layers
         self.samples: dict[str, Tensor] | None = {} if with_samples else None  # for histograms
         self._delta_squared: Tensor | None = None
         self._grad_norm: Tensor | None = None
         self._weight_norm: Tensor | None = None
         self._update_norm: Tensor | None = None
-        self._before: Tensor | None = None  # a copy of the weight, where the update cannot be told without
+        self._before: Tensor | None = None  # a copy of the weight, if the update is not known without it
         self._saturated: Tensor | None = None  # how many entries of sigma'(z), out of how many
         self._entries = 0
         self._dead: Tensor | None = None  # (m,)
@@ -51,7 +48,7 @@ class LayerProbe:
 
     @torch.no_grad()
     def before_update(self, optimizer: torch.optim.Optimizer, loss_scale: float) -> None:
-        """Called with the gradients as the optimizer will get them, or before they are clipped."""
+        """To be called when all gradients are there, clipped or not."""
         self._hook.remove()  # an optimizer such as LBFGS computes the loss again, with other weights
         weight = self.layer.weight
         if self._delta_squared is not None:
@@ -66,12 +63,12 @@ class LayerProbe:
             self.samples["gradient"] = thinned(weight.grad)
         self._grad_norm, self._weight_norm = _norm(weight.grad), _norm(weight)
         self._update_norm = torch.zeros_like(self._weight_norm)  # until the step is taken: a loss scaler may skip it
-        if _group_that_tells_the_update(optimizer, weight) is None:
+        if _group_that_implies_the_update(optimizer, weight) is None:
             self._before = weight.detach().clone()
 
     @torch.no_grad()
     def after_update(self, optimizer: torch.optim.Optimizer) -> None:
-        """Called before anything has changed the gradients or the learning rate after the step."""
+        """To be called right after the step, while gradients and learning rate are still those of the step."""
         weight = self.layer.weight
         if self._grad_norm is None:
             return
@@ -79,14 +76,14 @@ class LayerProbe:
             self._update_norm = _norm(self._before.sub_(weight))  # w_before - w_after
             self._before = None
             return
-        group = _group_that_tells_the_update(optimizer, weight)
+        group = _group_that_implies_the_update(optimizer, weight)
         assert group is not None and weight.grad is not None
         moved_along = optimizer.state[weight]["momentum_buffer"] if group["momentum"] != 0 else weight.grad
         assert moved_along is not None  # `_grad_norm` was taken of it
         self._update_norm = _norm(moved_along) * group["lr"]
 
     def quantities(self) -> list[Tensor | None]:
-        """As in a `LayerRecord`, but |delta| still squared, so that processes can add theirs. None: not seen."""
+        """As in a `LayerRecord`, but |delta| squared, so that processes can add theirs. None: not observed."""
         ratio = None
         if self._update_norm is not None and self._weight_norm is not None:
             ratio = torch.where(self._weight_norm > 0, self._update_norm / self._weight_norm, torch.nan)
@@ -97,8 +94,8 @@ class LayerProbe:
     def _after_forward(self, layer: Dense, arguments: tuple, keywords: dict[str, Any], a: Tensor) -> None:
         if not torch.is_grad_enabled() or torch.compiler.is_compiling() or a.numel() == 0:
             return  # validation, or the first pass of a checkpointed block
-        if self.first_call < 0:
-            self.first_call = next(_calls)
+        if self.first_call is None:
+            self.first_call = perf_counter_ns()
         kept = None
         if layer.activation is not identity:
             with torch.no_grad():
@@ -135,14 +132,14 @@ def _norm(x: Tensor) -> Tensor:
 
 
 def _weighted_sum(layer: Dense, arguments: tuple, keywords: dict[str, Any], dtype: torch.dtype) -> Tensor:
-    """z once more: the layer has kept it out of reach."""
+    """z, computed again: the layer does not expose it."""
     a_below = arguments[0] if arguments else keywords["input"]
     bias = None if layer.bias is None else layer.bias.to(dtype)
     return equations.weighted_sum(a_below.to(dtype), layer.weight.to(dtype), bias)
 
 
-def _group_that_tells_the_update(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Any] | None:
-    """The weight's group if w_after - w_before is lr times a tensor that is there anyway, so that w need not be copied."""
+def _group_that_implies_the_update(optimizer: torch.optim.Optimizer, weight: Tensor) -> dict[str, Any] | None:
+    """The weight's group, if w_after - w_before is lr times a tensor that exists anyway, so that w need not be copied."""
     if type(optimizer) not in (GradientDescent, torch.optim.SGD) or weight.dtype not in (torch.float32, torch.float64):
         return None  # a weight of low precision may stay where it is when it should move
     for group in optimizer.param_groups:

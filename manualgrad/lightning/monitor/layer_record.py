@@ -1,4 +1,4 @@
-"""What the monitor has seen of a layer in one step, and whether that is a healthy layer."""
+"""What the monitor observed in a layer in one step, and whether the layer is healthy."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from manualgrad.lightning.monitor.layer_probe import LayerProbe
 
 
 class LayerRecord(NamedTuple):
-    """One layer in one optimizer step. None: not to be seen in that step, or not of that layer.
+    """One layer in one optimizer step. None: not observed in that step, or not defined for that layer.
 
     With mean losses, delta and the gradient are those of the mean over the batch: over all micro-batches of the step and
     all processes.
@@ -32,9 +32,9 @@ QUANTITIES = LayerRecord._fields[2:]
 
 
 def read(probes: Sequence[LayerProbe], strategy: Strategy, processes: int, step: int) -> list[LayerRecord]:
-    """What the probes have seen, in the order in which the layers ran, on average over the processes.
+    """A record of each layer that ran, in the order in which they ran, averaged over the processes.
 
-    One reduction for all numbers, in which every process gives as many, whichever layers it has run.
+    One reduction for all numbers; every process contributes the same count, whichever layers it has run.
     """
     quantities = [quantity for probe in probes for quantity in probe.quantities()]
     zero = torch.zeros(
@@ -45,7 +45,7 @@ def read(probes: Sequence[LayerProbe], strategy: Strategy, processes: int, step:
     means, everywhere = strategy.reduce(torch.stack([numbers, seen]), reduce_op="mean").tolist()
     known = [mean if part == 1 else None for mean, part in zip(means, everywhere, strict=True)]
     records = []
-    for i, probe in sorted(enumerate(probes), key=lambda pair: pair[1].first_call):
+    for i, probe in sorted(enumerate(probes), key=lambda pair: pair[1].first_call or 0):
         of_layer = known[i * len(QUANTITIES) : (i + 1) * len(QUANTITIES)]
         if all(quantity is None for quantity in of_layer):  # it was not used
             continue
@@ -59,15 +59,15 @@ def read(probes: Sequence[LayerProbe], strategy: Strategy, processes: int, step:
 def symptoms(
     records: Sequence[LayerRecord], vanishing_below: float, exploding_above: float
 ) -> dict[tuple[str, str], tuple[str, bool]]:
-    """(layer, "vanishing" or "exploding") -> why, and whether one sample is enough to be certain.
+    """(layer, "vanishing" or "exploding") -> the reason, and whether one sample is enough to be certain.
 
-    `records` are one step's, in the order in which the layers ran: |delta| is judged against that of the last layer, since a
-    net that has learnt its data has small errors everywhere.
+    `records` are those of one step, in the order in which the layers ran. |delta| is compared with that of the last layer,
+    since a net that has learnt its data has small errors everywhere.
     """
     found: dict[tuple[str, str], tuple[str, bool]] = {}
     last = next((r.delta_norm for r in reversed(records) if r.delta_norm is not None), None)
     for layer, delta_norm, grad_norm, ratio in (record[1:5] for record in records):
-        relative = 1.0  # without any error there is nothing to say
+        relative = 1.0  # if no error is known
         if delta_norm is not None and last and math.isfinite(last):
             relative = delta_norm / last
         if relative < vanishing_below:

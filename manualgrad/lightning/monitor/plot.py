@@ -1,4 +1,4 @@
-"""The monitor's picture: how the error comes down from layer to layer, and what each layer does over the training."""
+"""The monitor's figure: the error from layer to layer, and each quantity over the training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours, which those who see few colours can tell apart; the markers tell the same.
+# Okabe and Ito's colours, safe for colour-blind readers; the markers carry the same information.
 SAMPLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"))
 MARKERS = "osD^v<>P"
 MOST_NAMES = 16
