@@ -1,13 +1,13 @@
-"""How the package's autograd Functions are called: with their forward derivative only where forward mode is at work."""
+"""How the package's autograd Functions are applied: with their forward derivative only where forward mode is at work."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import torch
-from torch._C._functorch import TransformType
-from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
-from torch.autograd import Function, forward_ad
+from torch.autograd import Function
+
+from manualgrad.autograd.torch_state import are_transforms_active, forward_modes, is_forward_mode_active, tracing_state
 
 
 def call(function: type[Function], with_tangent: type[Function], *arguments: Any) -> Any:
@@ -19,7 +19,7 @@ def call(function: type[Function], with_tangent: type[Function], *arguments: Any
         if torch.compiler.is_exporting():
             return function.forward(*arguments)
         return function.apply(*arguments)
-    if forward_ad._current_level >= 0 or torch._C._are_functorch_transforms_active():
+    if is_forward_mode_active():
         return with_tangent.apply(*arguments)
     # What `apply` comes to when no transform is active, without its inspection of the signature, which takes longer than a
     # small layer.
@@ -29,14 +29,12 @@ def call(function: type[Function], with_tangent: type[Function], *arguments: Any
 def is_left_to_autograd() -> bool:
     """Whether PyTorch's own operations must stand here, since a function with its own derivatives would not do.
 
-    `torch.jit.trace`, and with it the older ONNX exporter, takes down what it can name. Forward mode inside forward mode
-    (`torch.func.jacfwd(jacfwd(f))`) loses the outer tangent in any `jvp` and says nothing; and `torch.compile` refuses a
-    `jvp`, so that transforms inside of a compiled function would not find one.
+    `torch.jit.trace`, and with it the older ONNX exporter, records only operations that it can name. Forward mode inside
+    forward mode (`torch.func.jacfwd(jacfwd(f))`) loses the outer tangent in any `jvp` without a word; and `torch.compile`
+    refuses a `jvp`, so that transforms inside a compiled function would not find one.
     """
-    if torch._C._get_tracing_state() is not None:
+    if tracing_state() is not None:
         return True
-    if not torch._C._are_functorch_transforms_active():
+    if not are_transforms_active():
         return False
-    if torch.compiler.is_compiling():
-        return True
-    return sum(level.key() == TransformType.Jvp for level in retrieve_all_functorch_interpreters()) > 1
+    return torch.compiler.is_compiling() or forward_modes() > 1

@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from manualgrad.autograd.torch_state import is_any_autocast_enabled
+
 
 def is_autocasting(x: Tensor) -> bool:
     """Whether autocast is on where this tensor is; on the meta device, which has none, asking PyTorch would raise."""
-    # The public question takes the device's type as a string: inside a training step that costs a tenth of a small layer.
-    if not torch._C._is_any_autocast_enabled():
+    if not is_any_autocast_enabled():
         return False
     return x.device.type != "meta" and torch.is_autocast_enabled(x.device.type)
 

@@ -32,6 +32,8 @@ def measured(task: str, allocator: str, threads: int, **arguments: Any) -> Any:
         RuntimeError: the process failed; with what it said.
     """
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    if threads == 1:  # for JAX
+        environment["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_multi_thread_eigen=false"
     if allocator == JEMALLOC:
         environment |= {"LD_PRELOAD": str(jemalloc()), "MALLOC_CONF": NO_DECAY}
     request = json.dumps({"task": task, "allocator": allocator, "threads": threads, "arguments": arguments})

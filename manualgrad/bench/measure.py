@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import gc
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,50 +15,57 @@ import torch
 from torch import Tensor
 
 from manualgrad.bench.floor import floor
-from manualgrad.bench.rivals import make, plain_model
+from manualgrad.bench.rivals import Problem, make
 
 
 BLOCK = 0.02  # seconds that a block of steps takes at least: a shorter one is a matter of the clock and of luck
-WARM_UP = 3  # steps of each way, not timed
+CHECKED = 5  # steps before the weights are compared and before anything is timed
 STATUS = Path("/proc/self/status")
 
 
-def batch_of(rows: int, sizes: list[int], device: str) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(rows)
-    inputs = torch.randn(rows, sizes[0], generator=generator).to(device)
-    return inputs, torch.randn(rows, sizes[-1], generator=generator).to(device)
-
-
-def step_times(
-    names: list[str], sizes: list[int], activation: str, rows: int, clip: bool, seconds: float, device: str
-) -> dict[str, Any]:
+def step_times(names: list[str], problem: dict[str, Any], seconds: float) -> dict[str, Any]:
     """Seconds of a step of each way (`interleaved`), why a way was left out, `weights_apart` of each, and the step's `floor`.
 
-    `weights_apart` is the largest difference of any weight from the first way's after as many steps, over the largest change
-    of any weight since the start: near 0 where both have computed the same, near 1 where one has not trained.
+    `weights_apart` is how far a way's weights are after CHECKED steps from those that it should reach, over how far these
+    have moved (2-norms): rounding alone makes about 1e-4.
+
+    Raises:
+        RuntimeError: a way has reached other weights, so that it has not computed the same.
     """
-    inputs, targets = batch_of(rows, sizes, device)
-    models, steps, skipped = {}, {}, {}
+    what = Problem(**problem)
+    ways, skipped = {}, {}
     for name in names:
         try:
-            model, step = make(name, sizes, activation, device, clip)
-            step(inputs, targets)
-        except Exception as error:  # torch.compile without a compiler; of the others we want to know
-            if name != "torch.compile":
+            way = make(name, what)
+            start = [w.clone() for w in way.weights()]
+            for each in [way, *([way.expected] if way.expected else [])]:
+                for _ in range(CHECKED):
+                    each.step()
+        except Exception as error:  # torch.compile without a compiler, or no JAX; of the others we want to know
+            if name != "torch.compile" and not isinstance(error, ImportError):
                 raise
             skipped[name] = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
             continue
-        models[name], steps[name] = model, partial(step, inputs, targets)
-    times = interleaved(steps, device, seconds)
-    start, first = plain_model(sizes, activation, device), next(iter(models.values()))
-    moved = _distance(first, start)
-    apart = {name: _distance(model, first) / moved for name, model in models.items()}
-    return {"seconds": times, "skipped": skipped, "weights_apart": apart, "floor": floor(sizes, rows, device)}
+        ways[name] = way, start
+    first, _ = next(iter(ways.values()))
+    apart = {
+        name: _apart(way.weights(), (way.expected or first).weights(), start) for name, (way, start) in ways.items()
+    }
+    if wrong := [name for name, distance in apart.items() if not distance < 0.01]:
+        raise RuntimeError(
+            f"The benchmark expected the same weights from every rival, got others from {', '.join(wrong)} on {what}. "
+            "Its figures would mean nothing; please report this."
+        )
+    times = interleaved({name: way.step for name, (way, _) in ways.items()}, what.device, seconds)
+    least = floor(what.sizes, what.rows, what.device)
+    return {"seconds": times, "skipped": skipped, "weights_apart": apart, "floor": least}
 
 
-def _distance(model: torch.nn.Module, other: torch.nn.Module) -> float:
-    pairs = zip(model.parameters(), other.parameters(), strict=True)
-    return max(float((p.detach() - q.detach()).abs().max()) for p, q in pairs)
+def _apart(weights: list[Tensor], expected: list[Tensor], start: list[Tensor]) -> float:
+    def distance(x: list[Tensor], y: list[Tensor]) -> float:
+        return math.hypot(*(float(torch.dist(p.cpu(), q.cpu())) for p, q in zip(x, y, strict=True)))
+
+    return distance(weights, expected) / distance(expected, start)
 
 
 def interleaved(
@@ -69,17 +76,19 @@ def interleaved(
     Each turn is a block of steps after one that is not timed, which brings weights that fit there back into the caches, as in
     a training loop. All take the same number of steps. `seconds` is for all of it; there are at least so many rounds.
     """
-    for step in steps.values():
-        for _ in range(WARM_UP):
-            step()
     size = max(1, round(BLOCK / max(1e-6, min(_seconds(step, 1, device) for step in steps.values()))))
     blocks: dict[str, list[float]] = {name: [] for name in steps}
     names, began = list(steps), time.perf_counter()
-    while len(blocks[names[0]]) < rounds or time.perf_counter() - began < seconds:
-        for name in names:
-            steps[name]()
-            blocks[name].append(_seconds(steps[name], size, device) / size)
-        names.append(names.pop(0))
+    gc.collect()
+    gc.disable()
+    try:
+        while len(blocks[names[0]]) < rounds or time.perf_counter() - began < seconds:
+            for name in names:
+                steps[name]()
+                blocks[name].append(_seconds(steps[name], size, device) / size)
+            names.append(names.pop(0))
+    finally:
+        gc.enable()
     return {name: _quartiles(values) for name, values in blocks.items()}
 
 
@@ -105,19 +114,18 @@ def _seconds(step: Callable[[], Any], count: int, device: str) -> float:
     return time.perf_counter() - began
 
 
-def peak_bytes(name: str, sizes: list[int], activation: str, rows: int, device: str, steps: int = 3) -> int | None:
+def peak_bytes(name: str, problem: dict[str, Any], steps: int = 3) -> int | None:
     """Peak memory of a few steps above what the model and the batch hold. Call it in a process of its own.
 
     On CUDA, what the caching allocator has handed out. On the CPU the growth of the resident set, which Linux alone tells
     (elsewhere None). Small steps have brought in the libraries' own buffers before; for torch.compile, the real ones have.
     """
-    _, small = make(name, [8, 8], activation, device, False)
-    small(*batch_of(2, [8, 8], device))
-    model, step = make(name, sizes, activation, device, False)
-    inputs, targets = batch_of(rows, sizes, device)
-    if name == "torch.compile":  # the compiler's own memory is not the step's
-        step(inputs, targets)
-        model.zero_grad()
+    what = Problem(**problem)
+    make(name, what._replace(sizes=[8, 8], rows=2)).step()
+    way, device = make(name, what), what.device
+    if name == "torch.compile" and way.model is not None:  # the compiler's own memory is not the step's
+        way.step()
+        way.model.zero_grad()
     gc.collect()
     if device == "cuda":
         torch.cuda.synchronize()
@@ -130,7 +138,7 @@ def peak_bytes(name: str, sizes: list[int], activation: str, rows: int, device: 
     else:
         return None
     for _ in range(steps):
-        step(inputs, targets)
+        way.step()
     return (torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")) - held
 
 

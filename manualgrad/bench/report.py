@@ -35,6 +35,21 @@ def speed_up(result: Mapping[str, Any], name: str = OURS[0]) -> float | None:
     return None if best is None else best / seconds[name]
 
 
+def lines(result: Mapping[str, Any]) -> list[str]:
+    """A net of `manualgrad bench --train-step`: each way's median time, and its ratio to TrainStep's."""
+    seconds = {name: time["median"] for name, time in result["seconds"].items()}
+    ours = seconds["TrainStep"]
+    return [
+        f"{result['net']}, {result['threads']} thread(s): {speed_up(result, 'TrainStep'):.2f} x the best autograd + SGD",
+        *(f"  {_label(name):26s} {1e6 * time:10.1f} us  {time / ours:6.2f} x" for name, time in seconds.items()),
+        *(f"  {name} was not measured: {why}" for name, why in result["skipped"].items()),
+    ]
+
+
+def _label(name: str) -> str:
+    return f"autograd + {name}" if name in BEST_OF_AUTOGRAD else name
+
+
 def joined(reports: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Several reports of one machine as one; of what was measured twice the later counts.
 

@@ -15,11 +15,17 @@ import torch
 
 from manualgrad.bench import report
 from manualgrad.bench.children import CUDA, JEMALLOC, SYSTEM, jemalloc, measured
-from manualgrad.bench.rivals import CANNOT_CLIP, OURS, RIVALS, TORCH_ACTIVATIONS
+from manualgrad.bench.rivals import CANNOT_CLIP, OURS, RIVALS, TORCH_ACTIVATIONS, TRAIN_STEP
 
 
 WIDE, MIDDLE, SMALL = "1024-4096-4096-4096-1024 relu", "512-1024-1024-512 relu", "784-30-10 sigmoid"
 BATCHES = {SMALL: (10,)}  # of nets that have their own by default
+TRAIN_STEP_BATCHES = {
+    SMALL: (1, 10, 128),
+    "64-64-64-64-64-64-64-64-64 relu": (32,),
+    MIDDLE: (1, 8, 32, 128),
+    WIDE: (1, 8, 64),
+}
 QUICK = "--nets|192-192-10 relu|--batches|8|--clip-batches|--memory-batches|8|--seconds|0.1|--rivals|SGD loop"
 
 
@@ -27,10 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write bench.json and bench.png. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
     if "--train-step" in argv:  # options of its own
-        from manualgrad.bench.train_step import main as train_step
-
-        argv.remove("--train-step")
-        return train_step(argv) or 0
+        return _train_step(_train_step_parser().parse_args(argv))
     quick = "--quick" in argv
     if quick:
         argv = [*QUICK.split("|"), *(option for option in argv if option != "--quick")]  # what follows wins
@@ -46,6 +49,40 @@ def main(argv: Sequence[str] | None = None) -> int:
     report.plot(result, arguments.out / "bench.png")
     print(f"Written: {arguments.out / 'bench.json'} and {arguments.out / 'bench.png'}")
     return 0
+
+
+def _train_step(arguments: argparse.Namespace) -> int:
+    """Measure `TrainStep` beside its rivals, with the allocator that is preloaded here; print each net as it is done."""
+    preloaded = os.environ.get("LD_PRELOAD") or "the system's"
+    print(f"torch {torch.__version__}, malloc: {preloaded}")
+    names = [name for name in TRAIN_STEP if not (arguments.no_compile and name == "torch.compile")]
+    results = []
+    for net, batches in ({SMALL: (10,)} if arguments.quick else TRAIN_STEP_BATCHES).items():
+        for rows in batches:
+            title = f"{net}, batch {rows}"
+            if arguments.only is not None and arguments.only not in title:
+                continue
+            problem = {**_sizes(net), "rows": rows, "is_closed": True}
+            times = measured("time", SYSTEM, arguments.threads, names=names, problem=problem, seconds=arguments.seconds)
+            results.append({"net": title, "threads": arguments.threads, **times})
+            print("\n".join(report.lines(results[-1])), flush=True)
+    if arguments.json:
+        arguments.json.write_text(json.dumps(results, indent=2))
+    return 0
+
+
+def _train_step_parser() -> argparse.ArgumentParser:
+    summary = "Microseconds per training step, TrainStep against its rivals, which all have to reach the same weights."
+    parser = argparse.ArgumentParser(prog="manualgrad bench --train-step", description=summary)
+    add = parser.add_argument
+    add("--train-step", action="store_true", help=argparse.SUPPRESS)
+    add("--quick", action="store_true", help="784-30-10 at batch 10 alone")
+    add("--no-compile", action="store_true", help="leave out torch.compile, which takes minutes to start")
+    add("--threads", type=_positive, default=torch.get_num_threads(), help="the same for all rivals")
+    add("--seconds", type=float, default=8.0, help="to spend on each net at least")
+    add("--only", help="only nets whose name contains this")
+    add("--json", type=Path, help="a file for the numbers")
+    return parser
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -96,26 +133,30 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _measured_net(net: str, allocators: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
-    shape, activation = net.split()
-    sizes = [int(size) for size in shape.split("-")]
-    of_net = {"sizes": sizes, "device": arguments.device}
+    of_net = {**_sizes(net), "device": arguments.device}
     names = list(dict.fromkeys([*OURS, *arguments.rivals, *(["torch.compile"] if arguments.compile else [])]))
     results, memory = [], []
     for rows, clip in _steps(net, arguments):
         for allocator in allocators:
             ways = [name for name in names if not (clip and name in CANNOT_CLIP)]
-            task = {**of_net, "names": ways, "activation": activation, "rows": rows, "clip": clip}
-            times = measured("time", allocator, arguments.threads, **task, seconds=arguments.seconds)
+            problem = {**of_net, "rows": rows, "clip": clip}
+            times = measured(
+                "time", allocator, arguments.threads, names=ways, problem=problem, seconds=arguments.seconds
+            )
             results.append({"batch": rows, "clip": clip, "allocator": allocator, **times})
     default = () if net in BATCHES else (8, 64, 512)
     for rows in default if arguments.memory_batches is None else arguments.memory_batches:
-        peaks = {}
-        for name in names:
-            task = {**of_net, "name": name, "activation": activation, "rows": rows}
-            peaks[name] = measured("memory", CUDA if arguments.device == "cuda" else SYSTEM, arguments.threads, **task)
+        problem, allocator = {**of_net, "rows": rows}, CUDA if arguments.device == "cuda" else SYSTEM
+        peaks = {name: measured("memory", allocator, arguments.threads, name=name, problem=problem) for name in names}
         memory.append({"batch": rows, "bytes": peaks})
+    sizes = of_net["sizes"]
     m, n = max(zip(sizes[1:], sizes[:-1], strict=True), key=lambda pair: pair[0] * pair[1])
     return {"name": net, "limit": m * n / (m + n), "results": results, "memory": memory}
+
+
+def _sizes(net: str) -> dict[str, Any]:
+    shape, activation = net.split()
+    return {"sizes": [int(size) for size in shape.split("-")], "activation": activation}
 
 
 def _steps(net: str, arguments: argparse.Namespace) -> Iterator[tuple[int, bool]]:

@@ -46,7 +46,7 @@ def test_train_step_is_measured_beside_rivals_that_reach_the_same_weights(tmp_pa
     (result,) = json.loads((tmp_path / "a.json").read_text())
     assert result["net"] == "784-30-10 sigmoid, batch 10" and result["threads"] == 1
     names = list(result["seconds"])
-    assert names[:2] == ["TrainStep", "autograd + SGD (loop)"] and "scikit-learn" in names
-    assert list(result["differences"]) == names
-    assert all(difference < 0.01 for difference in result["differences"].values())
+    assert names[:2] == ["TrainStep", "SGD loop"] and "scikit-learn" in names
+    assert list(result["weights_apart"]) == names
+    assert all(difference < 0.01 for difference in result["weights_apart"].values())
     assert "x the best autograd + SGD" in ended.stdout
