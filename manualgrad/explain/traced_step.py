@@ -1,18 +1,16 @@
-"""The result of a trace: every number of one training step, layer by layer."""
+"""Every number of one training step, layer by layer: the data of a trace."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass, fields
-from os import PathLike
 from typing import Any
 
 import torch
 from torch import Tensor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TracedLayer:
     """One call of a `Dense` layer. All tensors are detached copies; n features in, m out, ... are the batch's axes.
 
@@ -34,18 +32,18 @@ class TracedLayer:
     weight_after: Tensor  # (m, n)
     bias_before: Tensor | None  # (m,)
     bias_after: Tensor | None  # (m,)
-    trained: bool = (
-        True  # False if the optimizer left the weight alone: frozen, not its own, or out of the loss's reach
-    )
+    trained: bool = True  # False if the optimizer left the weight alone: frozen, not its own, or without a gradient
+
+    def __repr__(self) -> str:
+        again = f", call {self.call + 1}" if self.call else ""
+        (m, n), r = self.weight_before.shape, as_rows(self.a).size(0)
+        return f"TracedLayer({self.name!r}{again}: {n} -> {m}, {self.activation}, {_counted(r, 'example')})"
 
 
-@dataclass(frozen=True)
-class Trace:
-    """One training step, as it would have been: what `mg.trace` returns.
-
-    The loss C is the mean over the batch if the loss function says so; so are all its gradients. `print` shows the four
-    steps, `plot` draws them, `to_html` writes them as a page.
-    """
+@dataclass(frozen=True, repr=False)
+class TracedStep:
+    """One training step as it would have been. The loss C is the mean over the batch if the loss function says so; so are all
+    its gradients."""
 
     layers: tuple[TracedLayer, ...]  # in the order in which they were called
     inputs: Tensor
@@ -57,56 +55,28 @@ class Trace:
     optimizer: str  # such as "GradientDescent(lr=0.5)"
     lr: float | None  # None if its param groups differ, or it has none
 
+    def __repr__(self) -> str:
+        r = as_rows(self.layers[-1].a).size(0)
+        size = f"{_counted(len(self.layers), 'layer')}, {_counted(r, 'example')}"
+        return f"{type(self).__name__}({size}, {self.loss_name} C = {self.loss.item():.4g}, {self.optimizer})"
+
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, tensors as nested lists. The keys are the names of the fields."""
-        return {
-            **{name: _plain(value) for name, value in _fields(self).items() if name != "layers"},
-            "layers": [{name: _plain(value) for name, value in _fields(layer).items()} for layer in self.layers],
-        }
+        return {**_plain_fields(self), "layers": [_plain_fields(layer) for layer in self.layers]}
 
     def to_json(self) -> str:
         """Everything, as JSON. NaN and infinities are written as null, since JSON has neither."""
         with_nan = json.dumps(self.to_dict())
-        return json.dumps(json.loads(with_nan, parse_constant=lambda _: None), allow_nan=False)
-
-    def __str__(self) -> str:
-        from manualgrad.explain.terminal import plain
-
-        return plain(self)
-
-    def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
-        from manualgrad.explain.terminal import coloured
-
-        return coloured(self, width=options.max_width)
-
-    def plot(self) -> Any:
-        """A matplotlib figure: norms by layer, updates against weights, and heat maps of delta, w and dC/dw.
-
-        Raises:
-            MissingExtraError: the `demo` extra is not installed.
-            TypeError: complex numbers, which have no place on its axes.
-        """
-        from manualgrad.extras import require
-
-        require("matplotlib", extra="demo", purpose="Trace.plot()")
-        from manualgrad.explain.plots import plot
-
-        return plot(self)
-
-    def to_html(self, path: str | PathLike[str], *, title: str | None = None) -> None:
-        """Write one self-contained page that shows the step.
-
-        Raises:
-            MissingExtraError: the `demo` extra is not installed.
-            FileNotFoundError: there is no folder for `path`.
-        """
-        from manualgrad.explain.page.write_page import write_page
-
-        write_page([self], path, title=title)
+        return json.dumps(json.loads(with_nan, parse_constant=lambda name: None), allow_nan=False)
 
 
-def _fields(x: Any) -> dict[str, Any]:
-    return {field.name: getattr(x, field.name) for field in fields(x)}
+def as_rows(x: Tensor) -> Tensor:
+    """(..., n) -> (r, n): all leading axes are the batch."""
+    return x.reshape(-1, x.size(-1)) if x.dim() else x.reshape(1, 1)
+
+
+def _plain_fields(x: Any) -> dict[str, Any]:
+    return {field.name: _plain(getattr(x, field.name)) for field in fields(x)}
 
 
 def _plain(x: Any) -> Any:
@@ -114,3 +84,7 @@ def _plain(x: Any) -> Any:
     if isinstance(x, Tensor):
         return (torch.view_as_real(x.resolve_conj()) if x.is_complex() else x).tolist()
     return x
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}" + ("" if count == 1 else "s")

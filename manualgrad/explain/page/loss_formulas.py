@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,11 +11,9 @@ from torch.nn import functional as F
 
 from manualgrad.explain.page.mathml import Math, fraction, identifier, literal, operator, row, squared, sum_over
 from manualgrad.explain.page.quantities import targets_as_rows
+from manualgrad.explain.traced_step import TracedStep
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 
-
-if TYPE_CHECKING:
-    from manualgrad.tracing.trace import Trace
 
 Parts = Sequence["Math | str"]
 
@@ -46,7 +43,7 @@ class Formula:
         return self.factor * (self.prediction(a) - y) / self.divisor(a)
 
 
-def formula_of(traces: Sequence[Trace]) -> Formula | None:
+def formula_of(traces: Sequence[TracedStep]) -> Formula | None:
     """The formula that gives every trace's loss and output gradient, or None."""
     finite = [trace for trace in traces if trace.loss.isfinite()]  # a NaN would agree with any formula
     for formula in _FORMULAS:
@@ -55,7 +52,7 @@ def formula_of(traces: Sequence[Trace]) -> Formula | None:
     return None
 
 
-def _gives(formula: Formula, trace: Trace) -> bool:
+def _gives(formula: Formula, trace: TracedStep) -> bool:
     outputs = trace.outputs.double()
     targets = trace.targets.double() if trace.targets.shape == outputs.shape else trace.targets
     rows = targets_as_rows(trace).double()

@@ -19,19 +19,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from manualgrad.explain import equations_that_hold as checks
-from manualgrad.explain.equations_that_hold import as_rows
 from manualgrad.explain.number_format import displayed
 from manualgrad.explain.page.thinning import Axis, drawn_axis, grid_axis
-
-
-if TYPE_CHECKING:
-    from manualgrad.tracing.trace import Trace
+from manualgrad.explain.traced_step import TracedStep, as_rows
 
 
 LARGEST_BATCH = 8  # examples shown; of a larger batch the first ones
@@ -51,7 +46,7 @@ class Quantity:
 class Quantities(dict[str, Quantity]):
     """All quantities by name, for a run of traces of one model."""
 
-    def __init__(self, traces: Sequence[Trace], prediction: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, traces: Sequence[TracedStep], prediction: Callable[[Tensor], Tensor] | None = None) -> None:
         """`prediction`: the p that the output gradient compares with y, where that is not the outputs themselves."""
         super().__init__()
         self.prediction = prediction
@@ -117,7 +112,7 @@ def _quantity(term: str, axes: tuple[Axis, Axis], tensors: list[Tensor]) -> Quan
     return Quantity(term, *axes, numbers, max(finite, default=0.0))
 
 
-def _batches(trace: Trace, names: Quantities) -> Iterator[tuple[str, Tensor]]:
+def _batches(trace: TracedStep, names: Quantities) -> Iterator[tuple[str, Tensor]]:
     """What every example has of its own: (r, n)."""
     for number, layer in enumerate(trace.layers, start=1):
         term = names.input_term(number)
@@ -136,7 +131,7 @@ def _batches(trace: Trace, names: Quantities) -> Iterator[tuple[str, Tensor]]:
     yield "y", targets_as_rows(trace)
 
 
-def _single_numbers(traces: Sequence[Trace]) -> dict[str, list[float]]:
+def _single_numbers(traces: Sequence[TracedStep]) -> dict[str, list[float]]:
     numbers: dict[str, list[float]] = {
         "C": [trace.loss.item() for trace in traces],
         "N": [trace.outputs.numel() for trace in traces],
@@ -148,7 +143,7 @@ def _single_numbers(traces: Sequence[Trace]) -> dict[str, list[float]]:
     return {**numbers, "eta": rates} if len(rates) == len(traces) else numbers
 
 
-def _parameters(trace: Trace) -> Iterator[tuple[str, Tensor]]:
+def _parameters(trace: TracedStep) -> Iterator[tuple[str, Tensor]]:
     """What the examples share: weights (m, n), biases (1, m)."""
     for number, layer in enumerate(trace.layers, start=1):
         for letter, matrix in (("w", layer.weight_before), ("u", layer.grad_weight), ("W", layer.weight_after)):
@@ -163,12 +158,12 @@ def _parameters(trace: Trace) -> Iterator[tuple[str, Tensor]]:
                 yield f"V{number}", bias_gradient.unsqueeze(0)
 
 
-def are_class_indices(trace: Trace) -> bool:
+def are_class_indices(trace: TracedStep) -> bool:
     outputs, targets = trace.outputs, trace.targets
     return not targets.is_floating_point() and outputs.dim() == targets.dim() + 1 and outputs.dim() <= 2
 
 
-def targets_as_rows(trace: Trace) -> Tensor:
+def targets_as_rows(trace: TracedStep) -> Tensor:
     """y, a row for each example. Class indices become one-hot rows, those left out of the mean (negative) rows of zeros."""
     targets = trace.targets
     if are_class_indices(trace):
@@ -177,7 +172,7 @@ def targets_as_rows(trace: Trace) -> Tensor:
     return _per_example(targets, trace)
 
 
-def _per_example(x: Tensor, trace: Trace) -> Tensor:
+def _per_example(x: Tensor, trace: TracedStep) -> Tensor:
     """Outputs or targets: rows as the last layer has them if they go with its rows, else a row for each entry of axis 0."""
     last = trace.layers[-1].a
     if last.shape[:-1] == trace.outputs.shape[:-1] and x.shape == trace.outputs.shape:
