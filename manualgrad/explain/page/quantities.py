@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from manualgrad.explain import equations_that_hold as checks
+from manualgrad.explain.loss_formulas import per_example, targets_as_rows
 from manualgrad.explain.number_format import displayed
 from manualgrad.explain.page.terms import COST, ETA, PREDICTION, TARGETS, Term
 from manualgrad.explain.page.thinning import Axis, drawn_axis, grid_axis
@@ -114,10 +115,10 @@ def _batches(trace: TracedStep, names: Quantities) -> Iterator[tuple[Term, Tenso
         ):
             yield Term(letter, number), as_rows(x)
     if not names.outputs_chained:
-        yield Term("o"), _per_example(trace.outputs, trace)
-        yield Term("og"), _per_example(trace.output_gradient, trace)
+        yield Term("o"), per_example(trace.outputs, trace)
+        yield Term("og"), per_example(trace.output_gradient, trace)
     if names.prediction:
-        yield PREDICTION, names.prediction(_per_example(trace.outputs, trace).double())
+        yield PREDICTION, names.prediction(per_example(trace.outputs, trace).double())
     yield TARGETS, targets_as_rows(trace)
 
 
@@ -146,26 +147,3 @@ def _parameters(trace: TracedStep) -> Iterator[tuple[Term, Tensor]]:
             yield Term("U", number), weight_gradient
             if bias_gradient is not None:
                 yield Term("V", number), bias_gradient.unsqueeze(0)
-
-
-def are_class_indices(trace: TracedStep) -> bool:
-    outputs, targets = trace.outputs, trace.targets
-    return not targets.is_floating_point() and outputs.dim() == targets.dim() + 1 and outputs.dim() <= 2
-
-
-def targets_as_rows(trace: TracedStep) -> Tensor:
-    """y, a row for each example. Class indices become one-hot rows, those left out of the mean (negative) rows of zeros."""
-    targets = trace.targets
-    if are_class_indices(trace):
-        classes = torch.arange(trace.outputs.size(-1), device=targets.device)
-        return (targets.reshape(-1, 1) == classes).double()
-    return _per_example(targets, trace)
-
-
-def _per_example(x: Tensor, trace: TracedStep) -> Tensor:
-    """Outputs or targets: rows as the last layer has them if they go with its rows, else a row for each entry of axis 0."""
-    last = trace.layers[-1].a
-    if last.shape[:-1] == trace.outputs.shape[:-1] and x.shape == trace.outputs.shape:
-        return as_rows(x)
-    rows = trace.outputs.size(0) if trace.outputs.dim() > 1 else 1
-    return x.reshape(rows, -1) if x.numel() and x.numel() % rows == 0 else x.reshape(1, -1)

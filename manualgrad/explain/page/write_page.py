@@ -15,8 +15,8 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
+from manualgrad.explain.loss_formulas import formula_of
 from manualgrad.explain.page.loss_curve import loss_curve
-from manualgrad.explain.page.loss_formulas import formula_of
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.script_data import page_data
 from manualgrad.explain.page.steps.all_steps import steps_of

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from manualgrad.explain import equations_that_hold as checks
-from manualgrad.explain.page.loss_formulas import Formula
-from manualgrad.explain.page.quantities import Quantities, are_class_indices
+from manualgrad.explain.loss_formulas import Formula, are_class_indices
+from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.error import error
 from manualgrad.explain.page.steps.forward import forward
 from manualgrad.explain.page.steps.gradient import gradient

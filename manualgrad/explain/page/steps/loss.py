@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.page import grids
 from manualgrad.explain.page.drawing import Look, Shows, draw
-from manualgrad.explain.page.loss_formulas import Formula
+from manualgrad.explain.page.loss_maths import cost, output_gradient
 from manualgrad.explain.page.mathml import identifier, literal, number, position, row
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.step import Line, Step
@@ -14,18 +15,18 @@ from manualgrad.explain.page.terms import COST, PREDICTION, TARGETS, Key, Term
 
 def loss(q: Quantities, name: str, formula: Formula | None, *, has_classes: bool) -> Step:
     depth = len(q.chained)
-    cost = number(q, Key(COST, 0, 0))
+    value = number(q, Key(COST, 0, 0))
     outputs, gradient = q.output_term(), q.output_gradient_term()
     has_p = PREDICTION in q
     compared = PREDICTION if has_p else outputs
-    equations = [row(identifier("C"), "=", cost)]
+    equations = [row(identifier("C"), "=", value)]
     if formula:
         of_output = row(identifier("i"), identifier("k"))
         equations = [
             row(
                 identifier("C"), "=", *formula.cost(of_term(outputs, of_output), of_term(TARGETS, of_output)), "=", cost
             ),
-            row(of_term(gradient), "=", *formula.gradient(of_term(compared), of_term(TARGETS))),
+            row(of_term(gradient), "=", output_gradient(formula, of_term(compared), of_term(TARGETS))),
         ]
     if has_p and formula and formula.function:
         equations.insert(1, row(of_term(PREDICTION), "=", identifier(formula.function), "(", of_term(outputs), ")"))
