@@ -24,7 +24,11 @@ def loss(q: Quantities, name: str, formula: Formula | None, *, has_classes: bool
         of_output = row(identifier("i"), identifier("k"))
         equations = [
             row(
-                identifier("C"), "=", *formula.cost(of_term(outputs, of_output), of_term(TARGETS, of_output)), "=", cost
+                identifier("C"),
+                "=",
+                cost(formula, of_term(outputs, of_output), of_term(TARGETS, of_output)),
+                "=",
+                value,
             ),
             row(of_term(gradient), "=", output_gradient(formula, of_term(compared), of_term(TARGETS))),
         ]
