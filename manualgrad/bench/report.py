@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from manualgrad.bench.rivals import BEST_OF_AUTOGRAD, OURS
+from manualgrad.explain.figures import COLOURS, MARKERS
 
 
 SHORT = {
@@ -151,18 +152,6 @@ def plot(report: Mapping[str, Any], path: Path) -> None:
             axes.set_xlabel("batch size r (rows)")
             axes.legend(fontsize=8)
     figure.savefig(path, dpi=110)
-
-
-COLOURS = [
-    "#0072B2",
-    "#E69F00",
-    "#009E73",
-    "#CC79A7",
-    "#56B4E9",
-    "#D55E00",
-    "#000000",
-]  # Okabe and Ito's, safe to tell apart
-MARKERS = "osD^vPX"
 
 
 def _draw_speed(axes: Any, net: Mapping[str, Any]) -> None:

@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
+from manualgrad.explain.figures import COLOURS
+
 
 @dataclass(frozen=True)
 class Row:
@@ -134,14 +136,14 @@ class Comparison:
             [min(row.error_by_hand, _LONGEST_BAR) for row in self.rows],
             height=0.38,
             label="by hand",
-            color="#0072B2",
+            color=COLOURS[0],
         )
         axes.barh(
             [i + 0.2 for i in y],
             [min(row.error_by_autograd, _LONGEST_BAR) for row in self.rows],
             height=0.38,
             label="autograd",
-            color="#E69F00",
+            color=COLOURS[1],
         )
         axes.set_yticks(y, [row.name for row in self.rows])
         axes.invert_yaxis()

@@ -7,16 +7,11 @@ weight is not w - eta dC/dw. The page then says so and shows what did happen.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from manualgrad.equations import backpropagated_error, descent
-
-
-if TYPE_CHECKING:
-    from manualgrad.tracing.trace import Trace, TracedLayer
+from manualgrad.explain.traced_step import TracedLayer, TracedStep
 
 
 def input_is_output_of(layer: TracedLayer, below: TracedLayer) -> bool:
@@ -32,18 +27,18 @@ def error_comes_from(layer: TracedLayer, above: TracedLayer) -> bool:
     return _rounds_to(layer.cost_gradient, backpropagated_error(weight, delta), delta.abs() @ weight.abs())
 
 
-def calls_of(layer: TracedLayer, trace: Trace) -> list[TracedLayer]:
+def calls_of(layer: TracedLayer, trace: TracedStep) -> list[TracedLayer]:
     return [other for other in trace.layers if other.name == layer.name]
 
 
-def total_gradients(layer: TracedLayer, trace: Trace) -> tuple[Tensor, Tensor | None]:
+def total_gradients(layer: TracedLayer, trace: TracedStep) -> tuple[Tensor, Tensor | None]:
     """dC/dw and dC/db, summed over all calls of the layer."""
     calls = calls_of(layer, trace)
     biases = [call.grad_bias for call in calls if call.grad_bias is not None]
     return torch.stack([call.grad_weight for call in calls]).sum(0), torch.stack(biases).sum(0) if biases else None
 
 
-def update_is_plain(layer: TracedLayer, trace: Trace) -> bool:
+def update_is_plain(layer: TracedLayer, trace: TracedStep) -> bool:
     """Whether the new parameters are w - eta dC/dw and b - eta dC/db, with the gradients summed over the layer's calls."""
     lr = trace.lr
     if lr is None:
@@ -62,21 +57,16 @@ def update_is_plain(layer: TracedLayer, trace: Trace) -> bool:
     )
 
 
-def inputs_are_those_of(trace: Trace) -> bool:
+def inputs_are_those_of(trace: TracedStep) -> bool:
     """Whether layer 1 receives the model's inputs, if only in another shape."""
     received = trace.layers[0].inputs
     return trace.inputs.numel() == received.numel() and _same(trace.inputs.reshape(received.shape), received)
 
 
-def outputs_are_those_of(trace: Trace) -> bool:
+def outputs_are_those_of(trace: TracedStep) -> bool:
     """Whether the cost sees the last layer's a unchanged, and nothing else of it."""
     last = trace.layers[-1]
     return _same(trace.outputs, last.a) and _same(trace.output_gradient, last.cost_gradient)
-
-
-def as_rows(x: Tensor) -> Tensor:
-    """(..., n) -> (r, n): all leading axes are the batch."""
-    return x.reshape(-1, x.size(-1)) if x.dim() else x.reshape(1, 1)
 
 
 def _same(x: Tensor, y: Tensor) -> bool:

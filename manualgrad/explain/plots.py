@@ -1,37 +1,35 @@
-"""A Trace as a figure: how much error and gradient reaches each layer, what it does to the weights, and where."""
+"""A traced step as a figure: how much error and gradient reaches each layer, what it does to the weights, and where."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
-from manualgrad.explain.equations_that_hold import as_rows
+from manualgrad.explain.figures import COLOURS, DIVERGING, MARKERS, new_figure
+from manualgrad.explain.traced_step import TracedLayer, TracedStep, as_rows
+from manualgrad.extras import require
 
-
-if TYPE_CHECKING:
-    from manualgrad.tracing.trace import Trace, TracedLayer
-
-# Okabe and Ito's, safe to tell apart; so is the scale from brown (negative) over white (zero) to blue-green (positive).
-COLOURS = ["#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000"]
-MARKERS = "osD^vPX"
-DIVERGING = "BrBG"
 
 MOST_MAPS = 6  # layers whose heat maps are drawn; of a deeper net the first and the last
 MOST_POINTS = 2000  # weights of a layer that are drawn as points; of a larger one, evenly spaced ones
 
 
-def plot(trace: Trace) -> Any:
-    """A matplotlib figure. Above: norms by layer, and updates against weights; below: a row of heat maps for each layer."""
-    from matplotlib.figure import Figure
+def plot(trace: TracedStep) -> Any:
+    """A matplotlib figure. Above: norms by layer, and updates against weights; below: a row of heat maps for each layer.
 
+    Raises:
+        MissingExtraError: matplotlib is not installed.
+        TypeError: complex numbers, which have no place on its axes.
+    """
+    require("matplotlib", extra="demo", purpose="Trace.plot()")
     if any(layer.z.is_complex() for layer in trace.layers):
         raise TypeError(
             "Trace.plot() expected real numbers, got a trace with complex ones. Plot parts of it: trace.layers[0].z.abs()."
         )
     mapped = _mapped([*enumerate(trace.layers, 1)])
-    figure: Any = Figure(figsize=(11, 4 + 2.3 * len(mapped)), layout="constrained")
+    figure = new_figure(11, 4 + 2.3 * len(mapped))
     figure.suptitle(f"One training step: {trace.loss_name} C = {trace.loss.item():.4g}, {trace.optimizer}")
     above, below = figure.subfigures(2, height_ratios=[3.6, 2.3 * len(mapped)])
     norms, updates = above.subplots(1, 2)
@@ -44,8 +42,8 @@ def plot(trace: Trace) -> Any:
     return figure
 
 
-def _draw_norms(axes: Any, trace: Trace) -> None:
-    """What is left of the error from layer to layer: with sigmoids it shrinks on its way down."""
+def _draw_norms(axes: Any, trace: TracedStep) -> None:
+    """How large the error is in each layer: with sigmoids it shrinks on its way down."""
     x = range(len(trace.layers))
     for which, (label, name) in enumerate({"error delta": "delta", "gradient dC/dw": "grad_weight"}.items()):
         values = [_norm(getattr(layer, name)) for layer in trace.layers]
@@ -116,7 +114,7 @@ def _mapped(layers: list[tuple[int, TracedLayer]]) -> list[tuple[int, TracedLaye
 
 
 def _name(number: int, layer: TracedLayer) -> str:
-    """As matplotlib takes it: a dollar sign would begin a formula."""
+    """With dollar signs escaped: to matplotlib they begin a formula."""
     name = f"{number} named {layer.name!r}".replace("$", r"\$") if layer.name else "1, the model"
     return f"{name}, call {layer.call + 1}" if layer.call else name
 

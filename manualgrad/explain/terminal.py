@@ -1,10 +1,10 @@
-"""A Trace as text: the four steps, each with its equation, the shapes and the numbers."""
+"""A traced step as text: the four steps, each with its equation, the shapes and the numbers."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -20,10 +20,7 @@ from manualgrad.explain.equations_that_hold import (
 )
 from manualgrad.explain.number_format import displayed
 from manualgrad.explain.text_blocks import Block, beside, block, idle, is_small, summary
-
-
-if TYPE_CHECKING:
-    from manualgrad.tracing.trace import Trace, TracedLayer
+from manualgrad.explain.traced_step import TracedLayer, TracedStep
 
 
 INDENT = " " * 4
@@ -37,12 +34,12 @@ class Line(NamedTuple):
 Part = Line | list[Block]
 
 
-def plain(trace: Trace) -> str:
+def plain(trace: TracedStep) -> str:
     """The four steps, without colours."""
     return "\n".join(line.text for line in _laid_out(trace, width=100))
 
 
-def coloured(trace: Trace, width: int) -> Iterator[Any]:
+def coloured(trace: TracedStep, width: int) -> Iterator[Any]:
     """The same as lines for rich, laid out for a terminal of this width; negative numbers stand out."""
     from rich.text import Text
 
@@ -52,7 +49,7 @@ def coloured(trace: Trace, width: int) -> Iterator[Any]:
         yield text
 
 
-def _laid_out(trace: Trace, width: int) -> Iterator[Line]:
+def _laid_out(trace: TracedStep, width: int) -> Iterator[Line]:
     after_blocks = False
     for part in _parts(trace):
         if isinstance(part, Line):
@@ -64,7 +61,7 @@ def _laid_out(trace: Trace, width: int) -> Iterator[Line]:
             yield from (Line(f"{INDENT}{text}".rstrip()) for text in beside(part, width - len(INDENT)))
 
 
-def _parts(trace: Trace) -> Iterator[Part]:
+def _parts(trace: TracedStep) -> Iterator[Part]:
     yield Line(f"One training step of {trace.optimizer}. Examples are rows.", "bold")
     yield from _forward(trace)
     yield from _loss(trace)
@@ -72,7 +69,7 @@ def _parts(trace: Trace) -> Iterator[Part]:
     yield from _update(trace)
 
 
-def _forward(trace: Trace) -> Iterator[Part]:
+def _forward(trace: TracedStep) -> Iterator[Part]:
     yield from _heading("1. FORWARD", "z = w a + b with the a of the layer below;  a = sigma(z)")
     for i, layer in enumerate(trace.layers):
         (m, n), below = layer.weight_before.shape, trace.layers[i - 1]
@@ -88,7 +85,7 @@ def _forward(trace: Trace) -> Iterator[Part]:
         )
 
 
-def _loss(trace: Trace) -> Iterator[Part]:
+def _loss(trace: TracedStep) -> Iterator[Part]:
     last = trace.layers[-1]
     yield from _heading("2. LOSS AND OUTPUT ERROR", "delta = dC/da * sigma'(z)")
     yield Line(f"\n  C = {displayed(trace.loss.item())}  ({trace.loss_name})")
@@ -98,7 +95,7 @@ def _loss(trace: Trace) -> Iterator[Part]:
         yield from _arrays(("y", trace.targets), ("outputs", trace.outputs), ("dC/d outputs", trace.output_gradient))
 
 
-def _backward(trace: Trace) -> Iterator[Part]:
+def _backward(trace: TracedStep) -> Iterator[Part]:
     yield from _heading(
         "3. BACKPROPAGATED ERROR AND GRADIENTS",
         "delta = (w^T delta of the layer above) * sigma'(z);  dC/dw = delta a^T,  dC/db = delta, summed over the examples",
@@ -114,7 +111,7 @@ def _backward(trace: Trace) -> Iterator[Part]:
         yield from _arrays(("dC/dw", layer.grad_weight), ("dC/db", layer.grad_bias))
 
 
-def _update(trace: Trace) -> Iterator[Part]:
+def _update(trace: TracedStep) -> Iterator[Part]:
     if trace.lr is not None and all(update_is_plain(layer, trace) for layer in trace.layers if layer.trained):
         rule = f"w := w - eta dC/dw,  b := b - eta dC/db,  eta = {trace.lr:.6g}"
     else:

@@ -9,8 +9,8 @@ from typing import NamedTuple
 from torch import Tensor
 
 from manualgrad.activation.idle_units import SATURATED_BELOW, dead_units, saturated_entries
-from manualgrad.explain.equations_that_hold import as_rows
 from manualgrad.explain.number_format import displayed
+from manualgrad.explain.traced_step import as_rows
 
 
 GAP = " " * 4

@@ -1,4 +1,4 @@
-"""An optimizer of the user's, put to work on a copy of the model: its copy, and what it is called."""
+"""Copy the user's optimizer onto the copied model, and describe it."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from manualgrad.factored.requests import pass_on_requests
 
 
 def copied_optimizer(optimizer: Optimizer, model: nn.Module, memo: dict[int, Any]) -> Optimizer:
-    """The optimizer with its state, over the copies of its parameters that `memo` knows (`copy.deepcopy`'s own notes).
+    """The optimizer with its state, over the copies of its parameters, which are in `memo`, the dictionary of `copy.deepcopy`.
 
-    Weights that asked for factored gradients do so in the copy as well: a factored update rounds differently.
+    Weights for which factored gradients were requested get them in the copy as well: a factored update rounds differently.
 
     Raises:
         TypeError: not an optimizer.
@@ -45,7 +45,7 @@ def copied_optimizer(optimizer: Optimizer, model: nn.Module, memo: dict[int, Any
 
 
 def described(optimizer: Optimizer) -> str:
-    """For example "GradientDescent(lr=0.5, momentum=0.9)": its class, lr, and the options that are not as by default."""
+    """For example "GradientDescent(lr=0.5, momentum=0.9)": its class, lr, and the options that differ from their defaults."""
     options = []
     for key, option in list(inspect.signature(type(optimizer)).parameters.items())[1:]:  # without params
         values = {_written(group[key]) for group in optimizer.param_groups if key in group}
@@ -55,7 +55,7 @@ def described(optimizer: Optimizer) -> str:
 
 
 def common_lr(optimizer: Optimizer) -> float | None:
-    """The learning rate, if there is one for all."""
+    """The learning rate, if all parameters share one."""
     rates = {_number(group.get("lr")) for group in optimizer.param_groups}
     return float(rates.pop()) if len(rates) == 1 and None not in rates else None
 

@@ -14,11 +14,12 @@ from torch.optim import Optimizer
 
 from manualgrad.conversion.obstacles import is_linear_like
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, graph_nodes
+from manualgrad.explain.traced_step import TracedLayer
 from manualgrad.layers.dense import Dense
 from manualgrad.optim.gradient_descent import GradientDescent
-from manualgrad.tracing.dense_calls import Call, listen
+from manualgrad.tracing.dense_calls import TracedCall, listen
 from manualgrad.tracing.optimizer_copy import common_lr, copied_optimizer, described
-from manualgrad.tracing.result import Trace, TracedLayer
+from manualgrad.tracing.result import Trace
 
 
 __all__ = ["Trace", "TracedLayer", "trace"]
@@ -36,9 +37,9 @@ def trace(
         z, a = sigma(z), sigma'(z), delta, dC/dw = delta a^T, dC/db = delta, and w and b before and after the update.
 
     Forward, backward and update run as they would in training, from gradients of zero and with the random numbers that the
-    next real step will see, and are listened to: a real step from here gives the same weights, bit for bit. Only z and delta,
-    which a layer does not keep, are computed once more, by the functions and from the numbers that the layer used. Hooks on
-    modules are called, with the copies; copies of parameters and of the optimizer have no hooks.
+    next real step will see: that step gives the same weights, bit for bit. Only z and delta, which a layer does not keep, are
+    computed once more, by the functions and from the numbers that the layer used. Hooks on modules are called, with the
+    copies; copies of parameters and of the optimizer have no hooks.
 
     Nothing is changed: the model, its gradients, buffers, hooks and training flag, the loss, the optimizer, and torch's,
     Python's and NumPy's random states are left as they were.
@@ -63,38 +64,62 @@ def trace(
     _check_types(model, loss, inputs, targets)
     _check_layers(model, loss)
     originals = {id(p) for p in (*model.parameters(), *_parameters_of(loss))}
+    loss_name = getattr(loss, "__name__", type(loss).__name__)
     with RandomStates(model), torch.inference_mode(False), torch.enable_grad(), _as_written():
-        memo: dict[int, Any] = {}
-        copy_of_model = deep_copied(model, memo)
-        loss_name = getattr(loss, "__name__", type(loss).__name__)
-        if isinstance(getattr(loss, "__self__", loss), nn.Module):  # a module, or a method of one
-            loss = copy.deepcopy(loss, memo)
-        if optimizer is None:
-            step: Optimizer = GradientDescent(copy_of_model.parameters(), lr=0.1, factored=False)
-        else:
-            step = copied_optimizer(optimizer, model, memo)
+        model, loss, step = _copies(model, loss, optimizer)
+        inputs, targets, layers = copied(inputs), copied(targets), _dense_layers(model)
         try:
-            return _traced(copy_of_model, loss, loss_name, copied(inputs), copied(targets), step, originals)
+            calls = _listened_to(layers)
+            frozen = _unfreeze(layers.values())
+            outputs = _forward(model, inputs, calls, layers)
+            kept_outputs = copied(outputs)  # a loss may change them in place
+            output_gradients: list[Tensor] = []
+            if outputs.requires_grad:
+                outputs.register_hook(output_gradients.append)
+            value = _loss_value(loss, outputs, targets)
+            of_forward = tuple(calls)
+            _backward(value, {*model.parameters(), *_parameters_of(loss)}, originals)
+            _check_not_computed_anew(calls[len(of_forward) :])
+            trained = _update(step, frozen)
+            traced_layers = tuple(call.finished(trained) for call in of_forward)
         finally:
-            for layer in _dense_layers(copy_of_model).values():
+            for layer in layers.values():
                 layer.__dict__.pop("forward", None)  # which holds the layer: the copy would outlive this call
+        return Trace(
+            layers=traced_layers,
+            inputs=inputs,
+            targets=targets,
+            outputs=kept_outputs,
+            loss=copied(value),
+            loss_name=loss_name,
+            output_gradient=copied(output_gradients[0]) if output_gradients else torch.zeros_like(kept_outputs),
+            optimizer=described(step),
+            lr=common_lr(step),
+        )
 
 
-def _traced(
-    model: nn.Module,
-    loss: Callable[[Any, Any], Tensor],
-    loss_name: str,
-    inputs: Tensor,
-    targets: Tensor,
-    step: Optimizer,
-    originals: Container[int],
-) -> Trace:
-    """The step, on a model, a loss and an optimizer of our own."""
-    calls: list[Call] = []
-    layers = _dense_layers(model)
+def _copies(
+    model: nn.Module, loss: Callable[[Any, Any], Tensor], optimizer: Optimizer | None
+) -> tuple[nn.Module, Callable[[Any, Any], Tensor], Optimizer]:
+    """Copies of all three that belong together; without an optimizer, plain gradient descent on the copied model."""
+    memo: dict[int, Any] = {}
+    model_copy = deep_copied(model, memo)
+    if isinstance(getattr(loss, "__self__", loss), nn.Module):  # a module, or a method of one
+        loss = copy.deepcopy(loss, memo)
+    if optimizer is None:
+        return model_copy, loss, GradientDescent(model_copy.parameters(), lr=0.1, factored=False)
+    return model_copy, loss, copied_optimizer(optimizer, model, memo)
+
+
+def _listened_to(layers: dict[str, Dense]) -> list[TracedCall]:
+    """The list to which every call of the layers will be appended."""
+    calls: list[TracedCall] = []
     for name, layer in layers.items():
         listen(name, layer, calls)
-    frozen = _unfreeze(layers.values())
+    return calls
+
+
+def _forward(model: nn.Module, inputs: Tensor, calls: list[TracedCall], layers: dict[str, Dense]) -> Tensor:
     outputs = model(inputs.clone())
     if not isinstance(outputs, Tensor):
         raise TypeError(
@@ -106,52 +131,47 @@ def _traced(
             f"trace expected the model to call one of its Dense layers, got a forward pass that called none of {_listed(layers)}. "
             "Call the layers, not F.linear with their weights."
         )
-    kept_outputs = copied(outputs)  # a loss may change them in place
-    output_gradients: list[Tensor] = []
-    if outputs.requires_grad:
-        outputs.register_hook(output_gradients.append)
+    return outputs
+
+
+def _loss_value(loss: Callable[[Any, Any], Tensor], outputs: Tensor, targets: Tensor) -> Tensor:
     value = checked_loss(loss(outputs, targets.clone()), "trace")
     if not value.requires_grad:
         raise ValueError(
             "trace expected a loss that depends on a parameter of the model, got one that depends on none. "
             "Do not detach the outputs."
         )
-    heard = tuple(calls)
-    _backward(value, {*model.parameters(), *_parameters_of(loss)}, originals)
-    if any(call.has_gradient for call in calls[len(heard) :]):
+    return value
+
+
+def _update(step: Optimizer, frozen: list[Tensor]) -> set[Tensor]:
+    """Take the step, with what was frozen frozen again. Returns the parameters that it updates."""
+    for p in frozen:
+        p.grad = None
+        p.requires_grad_(False)
+    trained = {p for group in step.param_groups for p in group["params"] if p.grad is not None}
+    step.step()
+    return trained
+
+
+def _check_not_computed_anew(calls_in_backward: list[TracedCall]) -> None:
+    if any(call.has_gradient for call in calls_in_backward):
         raise ValueError(
             "trace expected the forward pass to be the one that is differentiated, got a part of it computed anew by "
             "torch.utils.checkpoint. Call checkpoint with use_reentrant=False."
         )
-    for p in frozen:
-        p.grad = None
-        p.requires_grad_(False)
-    owned = {p for group in step.param_groups for p in group["params"] if p.grad is not None}
-    step.step()
-    return Trace(
-        layers=tuple(call.finished(owned) for call in heard),
-        inputs=inputs,
-        targets=targets,
-        outputs=kept_outputs,
-        loss=copied(value),
-        loss_name=loss_name,
-        output_gradient=copied(output_gradients[0]) if output_gradients else torch.zeros_like(kept_outputs),
-        optimizer=described(step),
-        lr=common_lr(step),
-    )
 
 
 def _backward(value: Tensor, ours: set[Tensor], originals: Container[int]) -> None:
-    """Gradients of our parameters; what else the loss may read keeps the one that it has."""
-    leaves = {node.variable for node in graph_nodes([value]) if hasattr(node, "variable")}
-    strangers = leaves - ours
-    if any(id(leaf) in originals for leaf in strangers):
+    """Compute the gradients of our parameters. Any other tensor that the loss reads keeps the gradient that it has."""
+    others = {node.variable for node in graph_nodes([value]) if hasattr(node, "variable")} - ours
+    if any(id(leaf) in originals for leaf in others):
         raise ValueError(
             "trace expected a loss of the outputs and targets alone, got one that reads parameters of the model itself, "
             "where the trace has copies. Take a penalty on weights out of it, for example in favour of weight_decay."
         )
-    kept = [(leaf, leaf.grad) for leaf in strangers]
-    for leaf in strangers:
+    kept = [(leaf, leaf.grad) for leaf in others]
+    for leaf in others:
         leaf.grad = None
     try:
         value.backward()
@@ -161,25 +181,25 @@ def _backward(value: Tensor, ours: set[Tensor], originals: Container[int]) -> No
 
 
 def _parameters_of(loss: Any) -> Iterable[nn.Parameter]:
-    """Those of a loss that is a module, or a method of one."""
+    """The parameters of a loss that is a module, or a method of one."""
     module = getattr(loss, "__self__", loss)
     return module.parameters() if isinstance(module, nn.Module) else ()
 
 
 def _dense_layers(model: nn.Module) -> dict[str, Dense]:
-    """The layers by name, without the prefix of what torch.compile has put around a module."""
+    """The layers by name, without the prefix that torch.compile gives the modules it wraps."""
     named = ((name, module) for name, module in model.named_modules() if isinstance(module, Dense))
     return {name.replace("_orig_mod.", "").removesuffix("_orig_mod"): module for name, module in named}
 
 
 def _as_written() -> AbstractContextManager:
-    """Compiled parts run as they were written: their code has no layers. Where nothing is compiled, PyTorch's compiler, slow to
-    import, is left alone."""
+    """Run compiled parts as they were written: compiled code has no layers. PyTorch's compiler, which is slow to import, is asked
+    only if something has imported it."""
     return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 def _unfreeze(layers: Iterable[Dense]) -> list[Tensor]:
-    """Let every layer take a gradient, so that it has a delta to show. Returns the parameters that took none."""
+    """Let every layer take a gradient, so that it has a delta to show. Returns the parameters that were frozen."""
     frozen: list[Tensor] = [
         p for layer in layers for p in layer.parameters() if not p.requires_grad and p.is_floating_point()
     ]

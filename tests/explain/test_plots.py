@@ -11,7 +11,7 @@ from matplotlib.colors import to_hex
 from torch import nn
 
 import manualgrad as mg
-from manualgrad.explain.plots import COLOURS, DIVERGING
+from manualgrad.explain.figures import COLOURS, DIVERGING
 from manualgrad.extras import MissingExtraError
 from tests.xor import xor_net, xor_trace
 

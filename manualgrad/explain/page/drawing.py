@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from manualgrad.explain.page.grids import Cell, cell
 from manualgrad.explain.page.quantities import Quantities
+from manualgrad.explain.page.terms import Key, Term
 
 
 MOST_LAYERS = 4
@@ -21,14 +22,14 @@ LARGE = 6  # with more neurons than this in a column there is no room for number
 class Shows:
     """The term that a column or a layer of lines shows, and whether it is what this step is about."""
 
-    term: str | None  # None: not yet known
+    term: Term | None  # None: not yet known
     active: bool = False
-    minor: tuple[tuple[str, str], ...] = ()  # (label, term) of further numbers under a circle
+    minor: tuple[tuple[str, Term], ...] = ()  # (label, term) of further numbers under a circle
 
 
 @dataclass(frozen=True)
 class Look:
-    neurons: Callable[[str], Shows]  # of a column, named by its term: "a0", "x2", "a3", "o"
+    neurons: Callable[[Term], Shows]  # of a column: the term of its activations, inputs or outputs
     weights: Callable[[int], Shows]  # of a layer, counted from 1
     biases: Callable[[int], Shows]
     caption: str
@@ -38,7 +39,7 @@ class Look:
 class Minor:
     y: float
     label: str
-    term: str
+    term: Term
     cell: Cell
 
 
@@ -54,10 +55,10 @@ class Neuron:
 
 @dataclass(frozen=True)
 class Column:
-    term: str
+    term: Term
     shows: Shows
     terms: str  # all that its circles stand for, for highlighting
-    bias_term: str
+    bias_term: Term | None
     neurons: list[Neuron]
     x: float
     title: str
@@ -121,13 +122,13 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
         columns.append(_column(q, look, name, left + apart * i, ys, radius, has_text))
     at = {column.term: column for column in columns}
     lines = [
-        _lines(q, look.weights(layer), at[q.input_term(layer)], at[f"a{layer}"], radius, has_text)
+        _lines(q, look.weights(layer), at[q.input_term(layer)], at[Term("a", layer)], radius, has_text)
         for layer in range(first, last + 1)
     ]
     gaps = [
         Gap((left_column.x + right_column.x) / 2)
         for left_column, right_column in zip(columns, columns[1:], strict=False)
-        if right_column.term[0] in "xo"
+        if right_column.term.letter in "xo"
     ]
     width = 2 * left + apart * (len(names) - 1)
     notes = [f"Layers {first} to {last} of {depth} are drawn."] if (first, last) != (1, depth) else []
@@ -135,36 +136,36 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
     return Drawing(width, height, bottom, radius, has_text, has_biases, columns, lines, gaps, look.caption, notes)
 
 
-def _column_names(q: Quantities, first: int, last: int) -> list[str]:
+def _column_names(q: Quantities, first: int, last: int) -> list[Term]:
     names = []
     for layer in range(first, last + 1):
         below = q.input_term(layer)
         if below not in names:
             names.append(below)
-        names.append(f"a{layer}")
-    return [*names, "o"] if last == len(q.chained) and not q.outputs_chained else names
+        names.append(Term("a", layer))
+    return [*names, Term("o")] if last == len(q.chained) and not q.outputs_chained else names
 
 
-def _column(q: Quantities, look: Look, name: str, x: float, ys: list[float], radius: float, has_text: bool) -> Column:
+def _column(q: Quantities, look: Look, name: Term, x: float, ys: list[float], radius: float, has_text: bool) -> Column:
     shows = look.neurons(name)
     axis = q[q.drawn(name)].columns
-    layer = int(name[1:]) if name[0] == "a" else 0
+    layer = name.layer if name.letter == "a" else None
     bias_term = look.biases(layer).term if layer else None
     neurons = []
     for j, y in enumerate(ys):
-        main = None if shows.term is None else cell(q, f"{q.drawn(shows.term)}:*:{j}")
+        main = None if shows.term is None else cell(q, Key(q.drawn(shows.term), "*", j))
         minor = [
-            Minor(y + radius + 12 + 12 * i, label, term, cell(q, f"{q.drawn(term)}:*:{j}"))
+            Minor(y + radius + 12 + 12 * i, label, term, cell(q, Key(q.drawn(term), "*", j)))
             for i, (label, term) in enumerate(shows.minor)
             if has_text
         ]
-        bias = cell(q, f"{q.drawn(bias_term)}:0:{j}") if bias_term in q and bias_term is not None else None
+        bias = cell(q, Key(q.drawn(bias_term), 0, j)) if bias_term in q and bias_term is not None else None
         neurons.append(Neuron(x, y, axis.labels[j], main, minor, bias))
     under_the_circle = () if has_text else shows.minor  # no room for them there: the circle stands for them too
-    terms = " ".join([shows.term or name, *(term for _, term in under_the_circle)])
-    title = {"a": f"layer {layer}" if layer else "input", "x": f"input of {name[1:]}", "o": "outputs"}[name[0]]
+    terms = " ".join(map(str, (shows.term or name, *(term for _, term in under_the_circle))))
+    title = {"a": f"layer {layer}" if layer else "input", "x": f"input of {name.layer}", "o": "outputs"}[name.letter]
     note = None if axis.is_whole else f"{axis.count} of {axis.size}"
-    return Column(name, shows, terms, bias_term or "", neurons, x, title, note)
+    return Column(name, shows, terms, bias_term, neurons, x, title, note)
 
 
 def _lines(q: Quantities, shows: Shows, below: Column, above: Column, radius: float, has_text: bool) -> Lines:
@@ -177,5 +178,5 @@ def _lines(q: Quantities, shows: Shows, below: Column, above: Column, radius: fl
             near = 0.36  # labels stand nearer to the upper layer, where the lines of one neuron fan out
             label = (to.x + near * (start.x - to.x), to.y + near * (start.y - to.y)) if labelled else None
             x1, x2 = start.x + radius, to.x - radius
-            weights.append(Weight(x1, start.y, x2, to.y, cell(q, f"{name}:{j}:{k}"), label))
+            weights.append(Weight(x1, start.y, x2, to.y, cell(q, Key(name, j, k)), label))
     return Lines(shows, weights)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from manualgrad.explain.number_format import brief, displayed, intensity, typeset
 from manualgrad.explain.page.mathml import Math
 from manualgrad.explain.page.quantities import Quantities
+from manualgrad.explain.page.terms import Key, Term
 from manualgrad.explain.page.thinning import Axis, how_shown
 
 
@@ -16,9 +17,9 @@ MOST_ROWS_WITH_TEXT = 10
 
 @dataclass(frozen=True)
 class Cell:
-    """One number. The key is "quantity:row:column", with "*" for the chosen example."""
+    """One number."""
 
-    key: str
+    key: Key
     text: str
     brief: str  # the same with fewer digits
     intensity: float | None  # on the colour scale, -1 to 1; None for NaN
@@ -28,7 +29,7 @@ class Cell:
 class Grid:
     """`has_text` grids are small enough to print the numbers; the others show them under the pointer."""
 
-    term: str
+    term: Term
     symbol: Math
     cells: list[list[Cell]]
     shape: str
@@ -46,42 +47,41 @@ class Grid:
         return len(self.cells) > 12
 
 
-def cell(q: Quantities, key: str) -> Cell:
+def cell(q: Quantities, key: Key) -> Cell:
     """The entry `key`, of the first training step and the first example."""
-    name, i, j = key.split(":")
-    quantity = q[name]
-    text = quantity.numbers[0][0 if i == "*" else int(i)][int(j)]
+    quantity, (i, j) = q[key.term], key.at_first
+    text = quantity.numbers[0][i][j]
     return Cell(key, typeset(text), brief(text), intensity(float(text), quantity.scale))
 
 
-def matrix(q: Quantities, term: str, symbol: Math, *, transposed: bool = False) -> Grid:
+def matrix(q: Quantities, term: Term, symbol: Math, *, transposed: bool = False) -> Grid:
     """A weight or its gradient, (m, n), or the transpose."""
     quantity = q[term]
     rows, columns = quantity.rows, quantity.columns
-    keys = [[f"{term}:{i}:{j}" for j in range(columns.count)] for i in range(rows.count)]
+    keys = [[Key(term, i, j) for j in range(columns.count)] for i in range(rows.count)]
     return _grid(q, term, symbol, keys, rows, columns, transposed=transposed)
 
 
-def column(q: Quantities, term: str, symbol: Math) -> Grid:
+def column(q: Quantities, term: Term, symbol: Math) -> Grid:
     """The chosen example's column, or a bias."""
     quantity = q[term]
-    row = "0" if term[0] in "bvBV" else "*"
-    keys = [[f"{term}:{row}:{j}"] for j in range(quantity.columns.count)]
+    row = 0 if term.is_bias else "*"
+    keys = [[Key(term, row, j)] for j in range(quantity.columns.count)]
     return _grid(q, term, symbol, keys, quantity.columns, Axis(1))
 
 
-def batch(q: Quantities, term: str, symbol: Math, *, transposed: bool = False) -> Grid:
+def batch(q: Quantities, term: Term, symbol: Math, *, transposed: bool = False) -> Grid:
     """All shown examples: a row for each, or a column if transposed."""
     quantity = q[term]
-    keys = [[f"{term}:{i}:{j}" for j in range(quantity.columns.count)] for i in range(q.examples)]
+    keys = [[Key(term, i, j) for j in range(quantity.columns.count)] for i in range(q.examples)]
     return _grid(q, term, symbol, keys, Axis(q.examples), quantity.columns, transposed=transposed)
 
 
 def _grid(
     q: Quantities,
-    term: str,
+    term: Term,
     symbol: Math,
-    keys: list[list[str]],
+    keys: list[list[Key]],
     rows: Axis,
     columns: Axis,
     *,

@@ -1,18 +1,19 @@
 """Formulas as MathML: a tree of elements, which the template writes down with everything escaped.
 
-Every symbol that stands for numbers carries its term, such as "w1" for w of layer 1 (`data-t`), and every number the key of
-its entry, such as "w1:0:2" (`data-k`): that is how the page finds what belongs together.
+Every symbol that stands for numbers carries its term (`data-t`), and every number the key of its entry (`data-k`): the page
+finds by them what belongs together.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from manualgrad.explain.number_format import typeset
 from manualgrad.explain.page.quantities import Quantities
+from manualgrad.explain.page.terms import Key, Term
 
 
-_CHOSEN = ("*", "@", "%")
 _BETWEEN = ("=", "+", "−", "·", "⊙", "≔", "←")
 
 
@@ -22,7 +23,7 @@ class Math:
 
     tag: str
     children: tuple[Math | str, ...]
-    attributes: dict[str, str] = field(default_factory=dict)
+    attributes: dict[str, Any] = field(default_factory=dict)
 
 
 def row(*parts: Math | str) -> Math:
@@ -43,7 +44,7 @@ def literal(number: int | str) -> Math:
     return Math("mn", (str(number),))
 
 
-def symbol(letter: str, layer: int | str | None, term: str, *, index: Math | None = None) -> Math:
+def symbol(letter: str, layer: int | str | None, term: Term, *, index: Math | None = None) -> Math:
     """A letter with its layer above and, if it is one entry, its index below: w^2, w^2_{13}."""
     attributes = {"data-t": term, "class": "term"}
     above = () if layer is None else (literal(layer),)
@@ -57,7 +58,7 @@ def transposed(x: Math) -> Math:
     return Math("msup", (row("(", x, ")"), identifier("T")))
 
 
-def partial(x: Math, term: str, *, in_line: bool = False) -> Math:
+def partial(x: Math, term: Term, *, in_line: bool = False) -> Math:
     """∂C/∂x, as one term: a fraction, or with a slash."""
     above = row(identifier("∂"), identifier("C"))
     below = row(identifier("∂"), Math(x.tag, x.children))
@@ -69,22 +70,17 @@ def partial(x: Math, term: str, *, in_line: bool = False) -> Math:
     )
 
 
-def number(q: Quantities, key: str, *, factor: bool = False) -> Math:
-    """One entry's number. A negative factor stands in brackets, so that a product can be read: 0.5 · (−0.2).
-
-    In the key "*" is the example chosen on the page, "@" and "%" the neurons: "w1:@:0". It starts with the first of each.
-    """
-    name, i, j = key.split(":")
-    text = typeset(q[name].numbers[0][0 if i in _CHOSEN else int(i)][0 if j in _CHOSEN else int(j)])
+def number(q: Quantities, key: Key, *, factor: bool = False) -> Math:
+    """One entry's number. A negative factor stands in brackets, so that a product can be read: 0.5 · (−0.2)."""
+    i, j = key.at_first
+    text = typeset(q[key.term].numbers[0][i][j])
     attributes = {"data-k": key, "class": "number factor" if factor else "number"}
     return Math("mn", (f"({text})" if factor and text[0] == "−" else text,), attributes)
 
 
-def position(q: Quantities, key: str) -> Math:
-    """An index that follows the neuron chosen on the page: "z1:*:@" is the name of the neuron "@" of z1, "w1:%:" of a row."""
-    name, i, j = key.split(":")
-    axis = q[name].columns if j else q[name].rows
-    return Math("mn", (axis.labels[0],), {"data-at": key})
+def position(q: Quantities, term: Term, place: str) -> Math:
+    """An index that follows the neuron chosen on the page: the label of the column `place`, "@" or "%", of a quantity."""
+    return Math("mn", (q[term].columns.labels[0],), {"data-at": f"{term}:{place}"})
 
 
 def sum_over(index: str, upto: Math | None = None) -> Math:

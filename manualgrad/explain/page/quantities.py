@@ -1,17 +1,6 @@
 """Every array that the page shows, as text: the first examples of a batch, large ones thinned, over all training steps.
 
-A quantity is named by its term: a letter and the layer, counted from 1 (0 is the input).
-
-    a z   activation and weighted sum           g   dC/da             w b     weight and bias before the step
-    s     sigma'(z)                             d   delta = dC/dz     W B     after it
-    x     input of a layer that is not the      u   dC/dw             y o p   targets, outputs, and softmax
-          output of the layer below             v   dC/db                     or sigma of the outputs
-                                                                      og      dC/d outputs
-    U V   u and v summed over all calls of a layer that is used more than once
-    C     the cost                              eta the learning rate, if the optimizer has one
-    r     examples in the batch; r1 of layer 1  N   number of all outputs
-
-Where the drawing shows only some of the neurons, their numbers are a quantity of their own, with a tilde: "w1~".
+Where the drawing shows only some of the neurons, their numbers are a quantity of their own.
 """
 
 from __future__ import annotations
@@ -19,19 +8,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from manualgrad.explain import equations_that_hold as checks
-from manualgrad.explain.equations_that_hold import as_rows
+from manualgrad.explain.loss_formulas import per_example, targets_as_rows
 from manualgrad.explain.number_format import displayed
+from manualgrad.explain.page.terms import COST, ETA, PREDICTION, TARGETS, Term
 from manualgrad.explain.page.thinning import Axis, drawn_axis, grid_axis
-
-
-if TYPE_CHECKING:
-    from manualgrad.tracing.trace import Trace
+from manualgrad.explain.traced_step import TracedStep, as_rows
 
 
 LARGEST_BATCH = 8  # examples shown; of a larger batch the first ones
@@ -41,17 +27,17 @@ LARGEST_BATCH = 8  # examples shown; of a larger batch the first ones
 class Quantity:
     """numbers[t][i][j] for training step t; rows are examples, or the neurons of a weight; the scale is the largest |number|."""
 
-    term: str
+    term: Term
     rows: Axis
     columns: Axis
     numbers: list[list[list[str]]]
     scale: float
 
 
-class Quantities(dict[str, Quantity]):
-    """All quantities by name, for a run of traces of one model."""
+class Quantities(dict[Term, Quantity]):
+    """All quantities by their terms, for a run of traces of one model."""
 
-    def __init__(self, traces: Sequence[Trace], prediction: Callable[[Tensor], Tensor] | None = None) -> None:
+    def __init__(self, traces: Sequence[TracedStep], prediction: Callable[[Tensor], Tensor] | None = None) -> None:
         """`prediction`: the p that the output gradient compares with y, where that is not the outputs themselves."""
         super().__init__()
         self.prediction = prediction
@@ -71,116 +57,93 @@ class Quantities(dict[str, Quantity]):
         for term in parameters[0]:
             size = parameters[0][term].size(0)
             self._add(term, [tensors[term] for tensors in parameters], rows=(grid_axis(size), drawn_axis(size)))
-        for name, numbers in _single_numbers(traces).items():
-            self[name] = _quantity(
-                name, (Axis(1), Axis(1)), [torch.tensor([[x]], dtype=torch.float64) for x in numbers]
+        for term, numbers in _single_numbers(traces).items():
+            self[term] = _quantity(
+                term, (Axis(1), Axis(1)), [torch.tensor([[x]], dtype=torch.float64) for x in numbers]
             )
         for before, after in (("w", "W"), ("b", "B")):
-            for name in [name for name in self if name[0] == before]:
-                self._share_scale(name, after + name[1:])
+            for term in [term for term in self if term.letter == before]:
+                self._share_scale(term, term._replace(letter=after))
 
     def largest_batch(self, layer: int) -> int:
         """Most examples in a batch: the last one of a run may be smaller."""
-        return max(int(x[0][0]) for x in self[f"r{layer}"].numbers)
+        return max(int(x[0][0]) for x in self[Term("r", layer)].numbers)
 
-    def input_term(self, layer: int) -> str:
+    def input_term(self, layer: int) -> Term:
         """What goes into layer `layer`, counted from 1: the a of the layer below, unless something stands between."""
-        return f"a{layer - 1}" if layer == 1 or self.chained[layer - 1] else f"x{layer}"
+        return Term("a", layer - 1) if layer == 1 or self.chained[layer - 1] else Term("x", layer)
 
-    def output_term(self) -> str:
-        return f"a{len(self.chained)}" if self.outputs_chained else "o"
+    def output_term(self) -> Term:
+        return Term("a", len(self.chained)) if self.outputs_chained else Term("o")
 
-    def output_gradient_term(self) -> str:
-        return f"g{len(self.chained)}" if self.outputs_chained else "og"
+    def output_gradient_term(self) -> Term:
+        return Term("g", len(self.chained)) if self.outputs_chained else Term("og")
 
-    def drawn(self, term: str) -> str:
-        """The name of the numbers in the drawing."""
-        return f"{term}~" if f"{term}~" in self else term
+    def drawn(self, term: Term) -> Term:
+        """The term of the numbers in the drawing."""
+        of_drawing = term._replace(in_drawing=True)
+        return of_drawing if of_drawing in self else term
 
-    def _add(self, term: str, tensors: list[Tensor], *, rows: tuple[Axis, Axis]) -> None:
+    def _add(self, term: Term, tensors: list[Tensor], *, rows: tuple[Axis, Axis]) -> None:
         columns = (grid_axis(tensors[0].size(1)), drawn_axis(tensors[0].size(1)))
         self[term] = _quantity(term, (rows[0], columns[0]), tensors)
         if rows[1].picked is not None or columns[1].picked is not None:
-            self[f"{term}~"] = _quantity(term, (rows[1], columns[1]), tensors)
+            self[term._replace(in_drawing=True)] = _quantity(term, (rows[1], columns[1]), tensors)
 
-    def _share_scale(self, *names: str) -> None:
+    def _share_scale(self, *terms: Term) -> None:
         """Weights before and after the step are coloured alike."""
-        scale = max(self[name].scale for name in names)
-        for name in names:
-            self[name] = replace(self[name], scale=scale)
+        scale = max(self[term].scale for term in terms)
+        for term in terms:
+            self[term] = replace(self[term], scale=scale)
 
 
-def _quantity(term: str, axes: tuple[Axis, Axis], tensors: list[Tensor]) -> Quantity:
+def _quantity(term: Term, axes: tuple[Axis, Axis], tensors: list[Tensor]) -> Quantity:
     shown = [axes[1].shown(axes[0].shown(x.double(), 0), 1).tolist() for x in tensors]
     finite = (abs(x) for matrix in shown for row in matrix for x in row if math.isfinite(x))
     numbers = [[[displayed(x) for x in row] for row in matrix] for matrix in shown]
     return Quantity(term, *axes, numbers, max(finite, default=0.0))
 
 
-def _batches(trace: Trace, names: Quantities) -> Iterator[tuple[str, Tensor]]:
+def _batches(trace: TracedStep, names: Quantities) -> Iterator[tuple[Term, Tensor]]:
     """What every example has of its own: (r, n)."""
     for number, layer in enumerate(trace.layers, start=1):
-        term = names.input_term(number)
-        if number == 1 or term[0] == "x":
-            yield term, as_rows(layer.inputs)
-        yield f"z{number}", as_rows(layer.z)
-        yield f"a{number}", as_rows(layer.a)
-        yield f"s{number}", as_rows(layer.derivative)
-        yield f"g{number}", as_rows(layer.cost_gradient)
-        yield f"d{number}", as_rows(layer.delta)
+        below = names.input_term(number)
+        if number == 1 or below.letter == "x":
+            yield below, as_rows(layer.inputs)
+        for letter, x in zip(
+            "zasgd", (layer.z, layer.a, layer.derivative, layer.cost_gradient, layer.delta), strict=True
+        ):
+            yield Term(letter, number), as_rows(x)
     if not names.outputs_chained:
-        yield "o", _per_example(trace.outputs, trace)
-        yield "og", _per_example(trace.output_gradient, trace)
+        yield Term("o"), per_example(trace.outputs, trace)
+        yield Term("og"), per_example(trace.output_gradient, trace)
     if names.prediction:
-        yield "p", names.prediction(_per_example(trace.outputs, trace).double())
-    yield "y", targets_as_rows(trace)
+        yield PREDICTION, names.prediction(per_example(trace.outputs, trace).double())
+    yield TARGETS, targets_as_rows(trace)
 
 
-def _single_numbers(traces: Sequence[Trace]) -> dict[str, list[float]]:
-    numbers: dict[str, list[float]] = {
-        "C": [trace.loss.item() for trace in traces],
-        "N": [trace.outputs.numel() for trace in traces],
-        "r": [targets_as_rows(trace).size(0) for trace in traces],
+def _single_numbers(traces: Sequence[TracedStep]) -> dict[Term, list[float]]:
+    numbers: dict[Term, list[float]] = {
+        COST: [trace.loss.item() for trace in traces],
+        Term("N"): [trace.outputs.numel() for trace in traces],
+        Term("r"): [targets_as_rows(trace).size(0) for trace in traces],
     }
     for index in range(len(traces[0].layers)):
-        numbers[f"r{index + 1}"] = [as_rows(trace.layers[index].delta).size(0) for trace in traces]
+        numbers[Term("r", index + 1)] = [as_rows(trace.layers[index].delta).size(0) for trace in traces]
     rates = [trace.lr for trace in traces if trace.lr is not None]
-    return {**numbers, "eta": rates} if len(rates) == len(traces) else numbers
+    return {**numbers, ETA: rates} if len(rates) == len(traces) else numbers
 
 
-def _parameters(trace: Trace) -> Iterator[tuple[str, Tensor]]:
+def _parameters(trace: TracedStep) -> Iterator[tuple[Term, Tensor]]:
     """What the examples share: weights (m, n), biases (1, m)."""
     for number, layer in enumerate(trace.layers, start=1):
         for letter, matrix in (("w", layer.weight_before), ("u", layer.grad_weight), ("W", layer.weight_after)):
-            yield f"{letter}{number}", matrix
+            yield Term(letter, number), matrix
         for letter, vector in (("b", layer.bias_before), ("v", layer.grad_bias), ("B", layer.bias_after)):
             if vector is not None:
-                yield f"{letter}{number}", vector.unsqueeze(0)
+                yield Term(letter, number), vector.unsqueeze(0)
         if len(checks.calls_of(layer, trace)) > 1:
             weight_gradient, bias_gradient = checks.total_gradients(layer, trace)
-            yield f"U{number}", weight_gradient
+            yield Term("U", number), weight_gradient
             if bias_gradient is not None:
-                yield f"V{number}", bias_gradient.unsqueeze(0)
-
-
-def are_class_indices(trace: Trace) -> bool:
-    outputs, targets = trace.outputs, trace.targets
-    return not targets.is_floating_point() and outputs.dim() == targets.dim() + 1 and outputs.dim() <= 2
-
-
-def targets_as_rows(trace: Trace) -> Tensor:
-    """y, a row for each example. Class indices become one-hot rows, those left out of the mean (negative) rows of zeros."""
-    targets = trace.targets
-    if are_class_indices(trace):
-        classes = torch.arange(trace.outputs.size(-1), device=targets.device)
-        return (targets.reshape(-1, 1) == classes).double()
-    return _per_example(targets, trace)
-
-
-def _per_example(x: Tensor, trace: Trace) -> Tensor:
-    """Outputs or targets: rows as the last layer has them if they go with its rows, else a row for each entry of axis 0."""
-    last = trace.layers[-1].a
-    if last.shape[:-1] == trace.outputs.shape[:-1] and x.shape == trace.outputs.shape:
-        return as_rows(x)
-    rows = trace.outputs.size(0) if trace.outputs.dim() > 1 else 1
-    return x.reshape(rows, -1) if x.numel() and x.numel() % rows == 0 else x.reshape(1, -1)
+                yield Term("V", number), bias_gradient.unsqueeze(0)

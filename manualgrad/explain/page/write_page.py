@@ -9,28 +9,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from manualgrad.explain.equations_that_hold import as_rows
+from manualgrad.explain.loss_formulas import formula_of
 from manualgrad.explain.page.loss_curve import loss_curve
-from manualgrad.explain.page.loss_formulas import formula_of
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.script_data import page_data
 from manualgrad.explain.page.steps.all_steps import steps_of
+from manualgrad.explain.traced_step import TracedStep, as_rows
 from manualgrad.extras import require
 
 
-if TYPE_CHECKING:
-    import os
-
-    from manualgrad.tracing.trace import Trace
-
-
 def write_page(
-    traces: Sequence[Trace],
+    traces: Sequence[TracedStep],
     path: str | os.PathLike[str],
     *,
     title: str | None = None,
@@ -83,7 +78,7 @@ def _render(**content: Any) -> str:
     return environment.get_template("page.html").render(script=script, script_hash=f"sha256-{digest}", **content)
 
 
-def _summary(traces: Sequence[Trace]) -> str:
+def _summary(traces: Sequence[TracedStep]) -> str:
     layers = traces[0].layers
     sizes = " → ".join(str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers)))
     batches = sorted({as_rows(trace.layers[-1].a).size(0) for trace in traces})
@@ -101,7 +96,7 @@ def _check_folder(path: Path) -> None:
         )
 
 
-def _check(traces: Sequence[Trace], steps: Sequence[int]) -> None:
+def _check(traces: Sequence[TracedStep], steps: Sequence[int]) -> None:
     if not traces:
         raise ValueError("write_page expected at least one trace, got none. Make one with manualgrad.trace(...).")
     if len(steps) != len(traces) or any(later <= earlier for earlier, later in pairwise(steps)):

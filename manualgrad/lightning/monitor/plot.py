@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from manualgrad.explain.figures import COLOURS
 from manualgrad.extras import require
 from manualgrad.lightning.monitor.layer_record import LayerRecord
 
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# Okabe and Ito's colours, safe for colour-blind readers; the markers carry the same information.
-SAMPLES = (("#0072B2", "o"), ("#E69F00", "s"), ("#009E73", "^"))
+# The markers carry the same information as the colours.
+SAMPLES = tuple(zip(COLOURS, "os^", strict=False))
 MARKERS = "osD^v<>P"
 MOST_NAMES = 16
 OVER_TIME = {

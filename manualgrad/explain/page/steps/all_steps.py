@@ -4,24 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from manualgrad.explain import equations_that_hold as checks
-from manualgrad.explain.page.loss_formulas import Formula
-from manualgrad.explain.page.quantities import Quantities, are_class_indices
+from manualgrad.explain.loss_formulas import Formula, are_class_indices
+from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.error import error
 from manualgrad.explain.page.steps.forward import forward
 from manualgrad.explain.page.steps.gradient import gradient
 from manualgrad.explain.page.steps.loss import loss
 from manualgrad.explain.page.steps.step import Step
 from manualgrad.explain.page.steps.update import update
+from manualgrad.explain.traced_step import TracedStep
 
 
-if TYPE_CHECKING:
-    from manualgrad.tracing.trace import Trace
-
-
-def steps_of(traces: Sequence[Trace], q: Quantities, formula: Formula | None) -> list[Step]:
+def steps_of(traces: Sequence[TracedStep], q: Quantities, formula: Formula | None) -> list[Step]:
     """The steps with the numbers of the first trace. An equation is shown as the text has it only where it holds in every trace."""
     first = traces[0]
     layers = list(enumerate(first.layers, start=1))

@@ -8,12 +8,13 @@ from manualgrad.explain.page.mathml import Math, number, position, row, symbol, 
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.step import Line, Step, written_sum
 from manualgrad.explain.page.symbols import of_term
+from manualgrad.explain.page.terms import Key, Term
 
 
 def error(q: Quantities, layer: int, name: str, *, is_backpropagated: bool) -> Step:
     """`is_backpropagated`: dC/da of this layer is w^T delta of the next. Otherwise it is taken from the trace as it is."""
-    g, s, d = f"g{layer}", f"s{layer}", f"d{layer}"
-    w_above, d_above = f"w{layer + 1}", f"d{layer + 1}"
+    g, s, d = (Term(letter, layer) for letter in "gsd")
+    w_above, d_above = Term("w", layer + 1), Term("d", layer + 1)
     depth = len(q.chained)
     source: list[Math | str] = [of_term(g)]
     matrices: list[Line] = []
@@ -47,7 +48,7 @@ def error(q: Quantities, layer: int, name: str, *, is_backpropagated: bool) -> S
         matrices=matrices,
         written=[_written(q, layer, is_backpropagated)],
         drawing=draw(q, _look(layer), layer),
-        row=f"a{layer}",
+        row=Term("a", layer),
         batch=[grids.batch(q, term, of_term(term, in_line=True)) for term in (g, s, d)],
         notes=_notes(q, layer, is_backpropagated),
     )
@@ -65,36 +66,35 @@ def _sentence(layer: int, depth: int, is_backpropagated: bool) -> str:
 
 
 def _written(q: Quantities, layer: int, is_backpropagated: bool) -> list[Math]:
-    g, s, d = (q.drawn(f"{letter}{layer}") for letter in "gsd")
-    index = position(q, f"{d}:*:@")
-    parts = [row(symbol("δ", layer, f"d{layer}", index=index), "=")]
+    g, s, d = (q.drawn(Term(letter, layer)) for letter in "gsd")
+    index = position(q, d, "@")
+    parts = [row(symbol("δ", layer, Term("d", layer), index=index), "=")]
     if is_backpropagated:
-        w, d_above = q.drawn(f"w{layer + 1}"), q.drawn(f"d{layer + 1}")
+        w, d_above = q.drawn(Term("w", layer + 1)), q.drawn(Term("d", layer + 1))
         terms = [
-            (number(q, f"{w}:{j}:@", factor=j > 0), "·", number(q, f"{d_above}:*:{j}", factor=True))
+            (number(q, Key(w, j, "@"), factor=j > 0), "·", number(q, Key(d_above, "*", j), factor=True))
             for j in range(q[w].rows.count)
         ]
         total = written_sum(terms, q[w].rows.size)
         total[0] = row("(", total[0])
         total[-1] = row(total[-1], ")")
-        parts += [*total, row("·", number(q, f"{s}:*:@", factor=True), "=")]
-    product = row(number(q, f"{g}:*:@"), "·", number(q, f"{s}:*:@", factor=True))
-    return [*parts, product, row("=", number(q, f"{d}:*:@"))]
+        parts += [*total, row("·", number(q, Key(s, "*", "@"), factor=True), "=")]
+    product = row(number(q, Key(g, "*", "@")), "·", number(q, Key(s, "*", "@"), factor=True))
+    return [*parts, product, row("=", number(q, Key(d, "*", "@")))]
 
 
 def _look(layer: int) -> Look:
-    def neurons(column: str) -> Shows:
-        number = int(column[1:]) if column[0] == "a" else 0
-        if number == layer:
-            return Shows(f"d{layer}", active=True, minor=(("∂C/∂a", f"g{layer}"), ("σ′", f"s{layer}")))
-        if number > layer:
-            return Shows(f"d{number}", active=number == layer + 1)
-        return Shows("og" if column == "o" else column)
+    def neurons(column: Term) -> Shows:
+        if column.letter != "a" or column.layer is None or column.layer < layer:
+            return Shows(Term("og") if column.letter == "o" else column)
+        if column.layer > layer:
+            return Shows(Term("d", column.layer), active=column.layer == layer + 1)
+        return Shows(Term("d", layer), active=True, minor=(("∂C/∂a", Term("g", layer)), ("σ′", Term("s", layer))))
 
     return Look(
         neurons,
-        weights=lambda j: Shows(f"w{j}", active=j == layer + 1),
-        biases=lambda j: Shows(f"b{j}"),
+        weights=lambda j: Shows(Term("w", j), active=j == layer + 1),
+        biases=lambda j: Shows(Term("b", j)),
         caption=f"Circles: errors δ from layer {layer} on, activations a before. Lines: weights w.",
     )
 

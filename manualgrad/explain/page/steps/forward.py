@@ -8,12 +8,13 @@ from manualgrad.explain.page.mathml import number, operator, position, row, symb
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.step import Step, written_sum
 from manualgrad.explain.page.symbols import of_term
+from manualgrad.explain.page.terms import Key, Term
 
 
 def forward(q: Quantities, layer: int, name: str, activation: str) -> Step:
-    below, w, b, z, a = q.input_term(layer), f"w{layer}", f"b{layer}", f"z{layer}", f"a{layer}"
+    below, (w, b, z, a) = q.input_term(layer), (Term(letter, layer) for letter in "wbza")
     has_bias = b in q
-    sigma = symbol("σ", None, f"s{layer}")
+    sigma = symbol("σ", None, Term("s", layer))
     equations = [
         row(of_term(z), "=", of_term(w), of_term(below), *(("+", of_term(b)) if has_bias else ())),
         row(of_term(a), "=", sigma, "(", of_term(z), ")"),
@@ -57,44 +58,43 @@ def forward(q: Quantities, layer: int, name: str, activation: str) -> Step:
 
 
 def _written(q: Quantities, layer: int, activation: str, has_bias: bool) -> list:
-    below, w, b, z, a = (
-        q.drawn(term) for term in (q.input_term(layer), f"w{layer}", f"b{layer}", f"z{layer}", f"a{layer}")
-    )
-    index = position(q, f"{z}:*:@")
-    count = q[f"w{layer}"].columns.size
+    below = q.drawn(q.input_term(layer))
+    w, b, z, a = (q.drawn(Term(letter, layer)) for letter in "wbza")
+    index = position(q, z, "@")
+    count = q[w].columns.size
     terms = [
-        (number(q, f"{w}:@:{k}", factor=k > 0), "·", number(q, f"{below}:*:{k}", factor=True))
+        (number(q, Key(w, "@", k), factor=k > 0), "·", number(q, Key(below, "*", k), factor=True))
         for k in range(q[w].columns.count)
     ]
-    bias = [row("+", number(q, f"{b}:0:@", factor=True))] if has_bias else []
+    bias = [row("+", number(q, Key(b, 0, "@"), factor=True))] if has_bias else []
     return [
         [
-            row(symbol("z", layer, f"z{layer}", index=index), "="),
+            row(symbol("z", layer, Term("z", layer), index=index), "="),
             *written_sum(terms, count),
             *bias,
-            row("=", number(q, f"{z}:*:@")),
+            row("=", number(q, Key(z, "*", "@"))),
         ],
         [
-            row(symbol("a", layer, f"a{layer}", index=index), "="),
-            row(operator(activation), "(", number(q, f"{z}:*:@"), ")"),
-            row("=", number(q, f"{a}:*:@")),
+            row(symbol("a", layer, Term("a", layer), index=index), "="),
+            row(operator(activation), "(", number(q, Key(z, "*", "@")), ")"),
+            row("=", number(q, Key(a, "*", "@"))),
         ],
     ]
 
 
-def _look(layer: int, below: str) -> Look:
-    def neurons(column: str) -> Shows:
-        if column == f"a{layer}":
-            return Shows(column, active=True, minor=(("z", f"z{layer}"),))
+def _look(layer: int, below: Term) -> Look:
+    def neurons(column: Term) -> Shows:
+        if column == Term("a", layer):
+            return Shows(column, active=True, minor=(("z", Term("z", layer)),))
         if column == below:
             return Shows(column, active=True)
-        is_known = column[0] in "ax" and int(column[1:]) <= layer
+        is_known = column.layer is not None and column.layer <= layer
         return Shows(column if is_known else None)
 
     return Look(
         neurons,
-        weights=lambda j: Shows(f"w{j}", active=j == layer),
-        biases=lambda j: Shows(f"b{j}", active=j == layer),
+        weights=lambda j: Shows(Term("w", j), active=j == layer),
+        biases=lambda j: Shows(Term("b", j), active=j == layer),
         caption="Circles: activations a. Lines: weights w.",
     )
 
@@ -102,7 +102,7 @@ def _look(layer: int, below: str) -> Look:
 def _notes(q: Quantities, layer: int) -> list[str]:
     if layer == 1:
         return [] if q.inputs_chained else ["The model changes its inputs before layer 1. a⁰ is what layer 1 received."]
-    if q.input_term(layer)[0] == "a":
+    if q.input_term(layer).letter == "a":
         return []
     return [
         f"The input of layer {layer} is not the output of layer {layer - 1}: another part of the model, such as dropout, "

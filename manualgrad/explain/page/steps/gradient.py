@@ -8,14 +8,15 @@ from manualgrad.explain.page.mathml import Math, identifier, number, position, r
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.step import Line, Step, written_sum
 from manualgrad.explain.page.symbols import of_term
+from manualgrad.explain.page.terms import Key, Term
 
 
 def gradient(q: Quantities, layer: int, name: str, *, calls: int) -> Step:
     """`calls`: how often the layer is used in this training step."""
-    below, d, u, v = q.input_term(layer), f"d{layer}", f"u{layer}", f"v{layer}"
+    below, (d, u, v) = q.input_term(layer), (Term(letter, layer) for letter in "duv")
     has_bias = v in q
     rows = q.largest_batch(layer)
-    over = (sum_over("i", number(q, f"r{layer}:0:0")),) if rows > 1 else ()
+    over = (sum_over("i", number(q, Key(Term("r", layer), 0, 0))),) if rows > 1 else ()
     example = identifier("i") if rows > 1 else None
     equations = [row(of_term(u), "=", *over, of_term(d, example), transposed(of_term(below, example)))]
     matrices: list[Line] = [
@@ -54,51 +55,51 @@ def gradient(q: Quantities, layer: int, name: str, *, calls: int) -> Step:
         equations=equations,
         matrices=matrices,
         written=_written(q, layer, rows, has_bias),
-        drawing=draw(q, _look(layer, below, has_bias), layer),
-        row=f"a{layer}",
+        drawing=draw(q, _look(layer, below), layer),
+        row=Term("a", layer),
         column=below,
         notes=_notes(q, rows, calls),
     )
 
 
 def _written(q: Quantities, layer: int, rows: int, has_bias: bool) -> list[list[Math]]:
-    below, d, u, v = (q.drawn(term) for term in (q.input_term(layer), f"d{layer}", f"u{layer}", f"v{layer}"))
-    row_index, column_index = position(q, f"{d}:*:@"), position(q, f"{below}:*:%")
+    below = q.drawn(q.input_term(layer))
+    d, u, v = (q.drawn(Term(letter, layer)) for letter in "duv")
+    row_index, column_index = position(q, d, "@"), position(q, below, "%")
     both = row(row_index, identifier(","), column_index)
     examples = range(q.examples)
     products = [
-        (number(q, f"{d}:{i}:@", factor=i > 0), "·", number(q, f"{below}:{i}:%", factor=True)) for i in examples
+        (number(q, Key(d, i, "@"), factor=i > 0), "·", number(q, Key(below, i, "%"), factor=True)) for i in examples
     ]
     lines = [
         [
-            row(of_term(f"u{layer}", both, in_line=True), "="),
+            row(of_term(Term("u", layer), both, in_line=True), "="),
             *written_sum(products, rows),
-            row("=", number(q, f"{u}:@:%")),
+            row("=", number(q, Key(u, "@", "%"))),
         ]
     ]
     if has_bias:
-        errors = [(number(q, f"{d}:{i}:@", factor=i > 0),) for i in examples]
+        errors = [(number(q, Key(d, i, "@"), factor=i > 0),) for i in examples]
         lines.append(
             [
-                row(of_term(f"v{layer}", row_index, in_line=True), "="),
+                row(of_term(Term("v", layer), row_index, in_line=True), "="),
                 *written_sum(errors, rows),
-                row("=", number(q, f"{v}:0:@")),
+                row("=", number(q, Key(v, 0, "@"))),
             ]
         )
     return lines
 
 
-def _look(layer: int, below: str, has_bias: bool) -> Look:
-    def neurons(column: str) -> Shows:
-        number = int(column[1:]) if column[0] == "a" else 0
-        if number >= layer:
-            return Shows(f"d{number}", active=number == layer)
-        return Shows("og" if column == "o" else column, active=column == below)
+def _look(layer: int, below: Term) -> Look:
+    def neurons(column: Term) -> Shows:
+        if column.letter == "a" and column.layer is not None and column.layer >= layer:
+            return Shows(Term("d", column.layer), active=column.layer == layer)
+        return Shows(Term("og") if column.letter == "o" else column, active=column == below)
 
     return Look(
         neurons,
-        weights=lambda j: Shows(f"u{j}", active=j == layer),
-        biases=lambda j: Shows(f"v{j}", active=j == layer),
+        weights=lambda j: Shows(Term("u", j), active=j == layer),
+        biases=lambda j: Shows(Term("v", j), active=j == layer),
         caption=f"Lines: gradients ∂C/∂w. Circles: errors δ from layer {layer} on, activations a before.",
     )
 

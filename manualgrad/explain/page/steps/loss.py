@@ -2,38 +2,46 @@
 
 from __future__ import annotations
 
+from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.page import grids
 from manualgrad.explain.page.drawing import Look, Shows, draw
-from manualgrad.explain.page.loss_formulas import Formula
+from manualgrad.explain.page.loss_maths import cost, output_gradient
 from manualgrad.explain.page.mathml import identifier, literal, number, position, row
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.step import Line, Step
 from manualgrad.explain.page.symbols import of_term
+from manualgrad.explain.page.terms import COST, PREDICTION, TARGETS, Key, Term
 
 
 def loss(q: Quantities, name: str, formula: Formula | None, *, has_classes: bool) -> Step:
     depth = len(q.chained)
-    cost = number(q, "C:0:0")
+    value = number(q, Key(COST, 0, 0))
     outputs, gradient = q.output_term(), q.output_gradient_term()
-    equations = [row(identifier("C"), "=", cost)]
+    has_p = PREDICTION in q
+    compared = PREDICTION if has_p else outputs
+    equations = [row(identifier("C"), "=", value)]
     if formula:
         of_output = row(identifier("i"), identifier("k"))
         equations = [
-            row(identifier("C"), "=", *formula.cost(of_term(outputs, of_output), of_term("y", of_output)), "=", cost),
-            row(of_term(gradient), "=", *formula.gradient(of_term("p" if "p" in q else outputs), of_term("y"))),
+            row(
+                identifier("C"),
+                "=",
+                cost(formula, of_term(outputs, of_output), of_term(TARGETS, of_output)),
+                "=",
+                value,
+            ),
+            row(of_term(gradient), "=", output_gradient(formula, of_term(compared), of_term(TARGETS))),
         ]
-    has_p = "p" in q
-    compared = "p" if has_p else outputs
     if has_p and formula and formula.function:
-        equations.insert(1, row(of_term("p"), "=", identifier(formula.function), "(", of_term(outputs), ")"))
-    index = position(q, f"{q.drawn(gradient)}:*:@")
+        equations.insert(1, row(of_term(PREDICTION), "=", identifier(formula.function), "(", of_term(outputs), ")"))
+    index = position(q, q.drawn(gradient), "@")
     written = [row(of_term(gradient, index, in_line=True), "=")]
     if formula:
-        p, y = number(q, f"{q.drawn(compared)}:*:@"), number(q, f"{q.drawn('y')}:*:@", factor=True)
+        p, y = number(q, Key(q.drawn(compared), "*", "@")), number(q, Key(q.drawn(TARGETS), "*", "@"), factor=True)
         twice = () if formula.factor == 1 else (literal(formula.factor), "·")
-        written.append(row(*twice, "(", p, "−", y, ")", "/", number(q, f"{formula.count}:0:0"), "="))
-    written.append(number(q, f"{q.drawn(gradient)}:*:@"))
-    shown = [outputs, *(["p"] if has_p else []), "y"]
+        written.append(row(*twice, "(", p, "−", y, ")", "/", number(q, Key(Term(formula.count), 0, 0)), "="))
+    written.append(number(q, Key(q.drawn(gradient), "*", "@")))
+    shown = [outputs, *([PREDICTION] if has_p else []), TARGETS]
     matrices: Line = [part for term in shown for part in (grids.column(q, term, of_term(term)), ",")][:-1]
     return Step(
         anchor="loss",
@@ -55,19 +63,19 @@ def loss(q: Quantities, name: str, formula: Formula | None, *, has_classes: bool
     )
 
 
-def _look(q: Quantities, outputs: str, gradient: str) -> Look:
-    has_its_target = q["y"].columns.size == q[outputs].columns.size
-    target = (("y", "y"),) if has_its_target else ()
+def _look(q: Quantities, outputs: Term, gradient: Term) -> Look:
+    has_its_target = q[TARGETS].columns.size == q[outputs].columns.size
+    target = (("y", TARGETS),) if has_its_target else ()
 
-    def neurons(column: str) -> Shows:
+    def neurons(column: Term) -> Shows:
         if column == outputs:
             return Shows(column, active=True, minor=(*target, ("∂C/∂a", gradient)))
         return Shows(column)
 
     return Look(
         neurons,
-        weights=lambda j: Shows(f"w{j}"),
-        biases=lambda j: Shows(f"b{j}"),
+        weights=lambda j: Shows(Term("w", j)),
+        biases=lambda j: Shows(Term("b", j)),
         caption="Circles: activations a. Under the outputs: target y and ∂C/∂a. Lines: weights w.",
     )
 

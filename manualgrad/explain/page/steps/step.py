@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from manualgrad.explain.page.drawing import Drawing
 from manualgrad.explain.page.grids import Grid
 from manualgrad.explain.page.mathml import Math, operator
+from manualgrad.explain.page.terms import Term
 
 
 Line = Sequence["Grid | Math | str"]  # side by side; a string is an operator
@@ -32,8 +33,8 @@ class Step:
     written: list[list[Math]]
     drawing: Drawing
     call: int = 0  # 1 for the second call of a layer in the forward pass
-    row: str = ""
-    column: str = ""
+    row: Term | None = None
+    column: Term | None = None
     batch: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -10,23 +10,24 @@ from manualgrad.explain.page.mathml import Math, identifier, number, position, r
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.step import Line, Step
 from manualgrad.explain.page.symbols import of_term
+from manualgrad.explain.page.terms import ETA, Key, Term
 
 
 def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bool, is_trained: bool) -> Step:
     """`is_plain`: the new parameters are w - eta dC/dw. `is_trained`: the optimizer has this layer."""
-    weight_gradient, bias_gradient = ("U", "V") if f"U{layer}" in q else ("u", "v")
-    letters = [("w", weight_gradient, "W"), *([("b", bias_gradient, "B")] if f"b{layer}" in q else [])]
+    weight_gradient, bias_gradient = ("U", "V") if Term("U", layer) in q else ("u", "v")
+    letters = [("w", weight_gradient, "W"), *([("b", bias_gradient, "B")] if Term("b", layer) in q else [])]
     equations, written = [], []
     matrices: list[Line] = []
     for before, slope, after in letters:
-        old, gradient, new = f"{before}{layer}", f"{slope}{layer}", f"{after}{layer}"
+        old, gradient, new = (Term(letter, layer) for letter in (before, slope, after))
         show = grids.matrix if before == "w" else grids.column
         new_grid = replace(show(q, new, of_term(new)), when="after")
         old_grid = replace(show(q, old, of_term(old)), when="before")
         gradient_grid = show(q, gradient, of_term(gradient, in_line=True))
         if is_plain:
             equations.append(row(of_term(new), "≔", of_term(old), "−", identifier("η"), of_term(gradient)))
-            eta = row("−", number(q, "eta:0:0"), "·")
+            eta = row("−", number(q, Key(ETA, 0, 0)), "·")
             matrices.append([new_grid, "=", old_grid, eta, gradient_grid])
             written.append(_written(q, layer, before, slope, after))
         else:
@@ -43,7 +44,7 @@ def update(q: Quantities, layer: int, name: str, optimizer: str, *, is_plain: bo
         matrices=matrices,
         written=written,
         drawing=draw(q, _look(layer), layer),
-        row=f"a{layer}",
+        row=Term("a", layer),
         column=q.input_term(layer),
     )
 
@@ -57,23 +58,23 @@ def _sentence(optimizer: str, is_plain: bool, is_trained: bool) -> str:
 
 
 def _written(q: Quantities, layer: int, before: str, slope: str, after: str) -> list[Math]:
-    old, gradient, new = (q.drawn(f"{letter}{layer}") for letter in (before, slope, after))
-    d, below = q.drawn(f"d{layer}"), q.drawn(q.input_term(layer))
+    old, gradient, new = (q.drawn(Term(letter, layer)) for letter in (before, slope, after))
+    d, below = q.drawn(Term("d", layer)), q.drawn(q.input_term(layer))
     is_weight = before == "w"
-    row_index = position(q, f"{d}:*:@")
-    index = row(row_index, identifier(","), position(q, f"{below}:*:%")) if is_weight else row_index
-    entry = "@:%" if is_weight else "0:@"
+    row_index = position(q, d, "@")
+    index = row(row_index, identifier(","), position(q, below, "%")) if is_weight else row_index
+    entry = ("@", "%") if is_weight else (0, "@")
     return [
-        row(of_term(f"{after}{layer}", index), "≔"),
-        number(q, f"{old}:{entry}"),
-        row("−", number(q, "eta:0:0"), "·", number(q, f"{gradient}:{entry}", factor=True)),
-        row("=", number(q, f"{new}:{entry}")),
+        row(of_term(Term(after, layer), index), "≔"),
+        number(q, Key(old, *entry)),
+        row("−", number(q, Key(ETA, 0, 0)), "·", number(q, Key(gradient, *entry), factor=True)),
+        row("=", number(q, Key(new, *entry))),
     ]
 
 
 def _look(layer: int) -> Look:
     def shows(new: str, old: str, j: int) -> Shows:
-        return Shows(f"{new}{j}" if j <= layer else f"{old}{j}", active=j == layer)
+        return Shows(Term(new if j <= layer else old, j), active=j == layer)
 
     return Look(
         neurons=lambda column: Shows(None),

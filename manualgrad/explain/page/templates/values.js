@@ -46,9 +46,8 @@ function showNumbers(section) {
     else if (element.firstChild) element.textContent = shown;
   }
   for (const element of section.querySelectorAll("[data-at]")) {
-    const [name, i, j] = element.dataset.at.split(":");
-    const place = resolve(element.dataset.at, section);
-    element.textContent = data.labels[name][j ? 1 : 0][place[j ? 2 : 1]];
+    const [name, j] = resolve(element.dataset.at, section);
+    element.textContent = data.labels[name][1][j];
   }
   for (const element of section.querySelectorAll(".which")) if (element.matches("output")) element.textContent = chosen.example + 1;
   for (const row of section.querySelectorAll(".batch tr")) row.classList.toggle("chosen", row.rowIndex === chosen.example);

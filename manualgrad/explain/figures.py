@@ -1,0 +1,18 @@
+"""Matplotlib figures of the package: their colours, and how they are shown in notebooks and scripts."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+# Okabe and Ito's colours, which people with common kinds of colour blindness can tell apart; markers make the same difference.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")
+MARKERS = "osD^vPX"
+DIVERGING = "BrBG"  # from brown (negative) over white (zero) to blue-green (positive)
+
+
+def new_figure(width: float, height: float) -> Any:
+    """An empty figure of this size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
