@@ -1,15 +1,17 @@
 """manualgrad: dense layers whose backpropagation is written by hand."""
 
+import sys
 from importlib.metadata import version
+from types import FunctionType, ModuleType
 
-from manualgrad.activation.built_in import Activation, activations
+from manualgrad.activation.built_in import Activation, activation_named, activations, elu, leaky_relu, softplus
 from manualgrad.comparison.compare import compare
 from manualgrad.comparison.result import Comparison
 from manualgrad.conformance.check_backward import check_backward
 from manualgrad.conformance.result import Conformance
 from manualgrad.conversion.convert import conversion_report, convert, revert
 from manualgrad.factored.densify import FactorsLostWarning, forbid_densify
-from manualgrad.factored.gradient import FactoredGradient
+from manualgrad.factored.gradient import FactoredGradient, _rebuilt
 from manualgrad.factored.requests import keep_factored
 from manualgrad.layers.dense import Dense, dense
 from manualgrad.layers.lazy_dense import LazyDense
@@ -49,6 +51,34 @@ __all__ = [
     "revert",
     "trace",
 ]
+
+
+for _public in map(globals().get, __all__):
+    if isinstance(
+        _public, type | FunctionType
+    ):  # users import it from here: pickles and reprs say so, wherever its file is
+        _public.__module__ = __name__
+
+
+def _keep_names_of_0_1() -> None:
+    """Let whole models that version 0.1 pickled load: they name what they are made of by the files of that version."""
+    files = {
+        "activation": [activation_named],
+        "activations": [elu, leaky_relu, softplus],
+        "dense": [Dense],
+        "factored_gradient": [_rebuilt],
+        "gradient_descent": [GradientDescent],
+        "lazy_dense": [LazyDense],
+        "losses": [BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss],
+        "mlp": [MLP],
+    }
+    for name, things in files.items():
+        module = sys.modules.setdefault(f"{__name__}.{name}", ModuleType(name))
+        for thing in things:
+            setattr(module, thing.__name__, thing)
+
+
+_keep_names_of_0_1()
 
 
 def __dir__() -> list[str]:

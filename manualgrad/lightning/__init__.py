@@ -26,3 +26,6 @@ __all__ = [
     "KeepRandomStates",
     "ResumableLoader",
 ]
+
+for _public in __all__:  # users import it from here: pickles and reprs say so, wherever its file is
+    globals()[_public].__module__ = __name__

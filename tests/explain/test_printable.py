@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from manualgrad.printable import LONGEST, printable
+from manualgrad.explain.printable import LONGEST, printable
 
 
 @pytest.mark.parametrize("name", ["", "0.weight", "encoder.layer-1", "größe δ", "層", "two words", "x" * LONGEST])
