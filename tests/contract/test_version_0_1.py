@@ -58,6 +58,7 @@ def test_state_dicts(whole: dict[str, Any]) -> None:
     assert optimizer.param_groups[0]["lr"] == 0.1 and len(optimizer.state) == 12
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Lightning 2.6, calling jsonargparse
 def test_a_lightning_checkpoint() -> None:
     pytest.importorskip("manualgrad.lightning")
     from manualgrad.cli.checkpoint import load_backprop_module
