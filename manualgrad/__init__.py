@@ -9,7 +9,8 @@ from manualgrad.comparison.compare import compare
 from manualgrad.comparison.result import Comparison
 from manualgrad.conformance.check_backward import check_backward
 from manualgrad.conformance.result import Conformance
-from manualgrad.conversion.convert import conversion_report, convert, revert
+from manualgrad.conversion.convert import convert, revert
+from manualgrad.conversion.report import conversion_report
 from manualgrad.factored.densify import FactorsLostWarning, forbid_densify
 from manualgrad.factored.gradient import FactoredGradient, _rebuilt
 from manualgrad.factored.requests import keep_factored

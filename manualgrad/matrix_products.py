@@ -31,7 +31,7 @@ HALVES = (torch.float16, torch.bfloat16)
 
 def times_weight_transposed(a: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """a w^T + b: a (..., n), weight (m, n), bias (m,) or None -> (..., m), contiguous."""
-    if weight.numel() >= SMALLEST and get_num_threads() > 1 and _pays_in_blocks(a, weight):
+    if weight.numel() >= SMALLEST and _has_cores() and _pays_in_blocks(a, weight):
         r, (m, n) = a.size(0), weight.shape
         if blocks := _blocks(m, 512):
             every_block = a.expand(blocks, r, n)
@@ -48,7 +48,7 @@ def times_weight_transposed(a: Tensor, weight: Tensor, bias: Tensor | None) -> T
 
 def times_weight(delta: Tensor, weight: Tensor) -> Tensor:
     """delta w: delta (..., m), weight (m, n) -> (..., n)."""
-    if weight.numel() >= SMALLEST and get_num_threads() > 1 and _pays_in_blocks(delta, weight):
+    if weight.numel() >= SMALLEST and _has_cores() and _pays_in_blocks(delta, weight):
         r, (m, n) = delta.size(0), weight.shape
         if r < 4 and (blocks := _blocks(m, 512)):  # long rows of w, read as they lie
             parts = delta.view(r, blocks, m // blocks).transpose(0, 1)
@@ -139,6 +139,10 @@ def _has_wide_sums(device: torch.device, dtype: torch.dtype) -> bool:
     except (RuntimeError, TypeError, NotImplementedError):
         return False
     return True
+
+
+def _has_cores() -> bool:
+    return not torch.compiler.is_compiling() and get_num_threads() > 1  # a number that torch.compile cannot ask for
 
 
 def _pays_in_blocks(rows: Tensor, weight: Tensor) -> bool:

@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.activation.activation_checks import check_definition, checked_derivative
 from manualgrad.activation.did_you_mean import did_you_mean
 
 
@@ -32,7 +31,8 @@ class Activation:
         from_output: `derivative` and `product` are functions of a. Saves memory: the layer then does not keep z.
         product: (g, z or a) -> g * sigma' (conj(sigma') if complex), where one kernel does both. Optional.
         value_in_place: z -> a, written over z. Optional; used where z is the layer's own and needed no more.
-        recipe: how pickle makes it again, as `object.__reduce__` returns it. By default: by its name.
+        recipe: how pickle makes it again, as `object.__reduce__` returns it. By default by its name, under which it is then
+            registered; one with a recipe is known by no name.
 
     Raises:
         TypeError: the name is not a string, `value` or `derivative` cannot be called.
@@ -50,17 +50,18 @@ class Activation:
         value_in_place: Callable[[Tensor], Tensor] | None = None,
         recipe: tuple[Callable[..., Activation], tuple] | None = None,
     ) -> None:
-        check_definition(name, value, derivative)
-        if name in activations:
+        _check_definition(name, value, derivative)
+        if recipe is None and name in activations:
             raise ValueError(f"Activation {name!r} is built in and cannot be redefined. Choose another name.")
         self.name = name
         self.value = value
-        self.derivative = derivative if product else checked_derivative(name, derivative)
+        self.derivative = derivative if product else _checked_derivative(name, derivative)
         self.from_output = from_output
         self.product = product
         self.value_in_place = value_in_place if from_output else None  # else z is kept
         self.recipe = recipe or (activation_named, (name,))
-        _user_defined[name] = self
+        if recipe is None:
+            _user_defined[name] = self
 
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"
@@ -112,10 +113,36 @@ def known_names() -> list[str]:
     return [*_built_in, *_user_defined]
 
 
-def build_in(name: str, activation: Activation) -> Activation:
-    """Make it a built-in activation of that name, which nothing can replace."""
-    del _user_defined[activation.name]
-    activation.name = name
-    activation.recipe = (activation_named, (name,))
-    _built_in[name] = activation
-    return activation
+def build_in(
+    name: str, value: Callable[[Tensor], Tensor], derivative: Callable[[Tensor], Tensor], **options: Any
+) -> None:
+    """Make a built-in activation, which nothing can replace. Arguments as for `Activation`."""
+    _built_in[name] = Activation(name, value, derivative, **options, recipe=(activation_named, (name,)))
+
+
+def _check_definition(name: str, value: Callable[[Tensor], Tensor], derivative: Callable[[Tensor], Tensor]) -> None:
+    """Raises TypeError unless `name` is a string and the others can be called."""
+    if not isinstance(name, str) or not name:
+        raise TypeError(f"Activation expected `name` to be a non-empty string, got {name!r}. Pass for example 'cube'.")
+    for role, function, example in (("value", value, "z**3"), ("derivative", derivative, "3 * z**2")):
+        if not callable(function):
+            raise TypeError(
+                f"Activation {name!r} expected `{role}` to be a function of a tensor, got {function!r}. "
+                f"Pass for example {role}=lambda z: {example}."
+            )
+
+
+def _checked_derivative(name: str, derivative: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """`derivative`, raising ValueError where it returns something that is not sigma' element by element."""
+
+    def checked(x: Tensor) -> Tensor:
+        slope = derivative(x)
+        if not isinstance(slope, Tensor) or slope.shape != x.shape:
+            came = f"a tensor of shape {tuple(slope.shape)}" if isinstance(slope, Tensor) else repr(slope)
+            raise ValueError(
+                f"Activation {name!r} expected `derivative` to return a tensor of its argument's shape {tuple(x.shape)}, "
+                f"got {came}. Compute it element by element; for a constant return torch.full_like(z, constant)."
+            )
+        return slope
+
+    return checked

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -48,105 +49,105 @@ def _silu_derivative(z: Tensor) -> Tensor:
     return s * (1 + z * (1 - s))
 
 
-def leaky_relu(negative_slope: float = 0.01) -> Activation:
-    """max(z, 0) + negative_slope * min(z, 0). sigma' is negative_slope for z <= 0, else 1."""
-    from_output = negative_slope > 0  # then a and z have the same sign
+def leaky_relu(negative_slope: float = 0.01, from_output: bool = True) -> Activation:
+    """max(z, 0) + negative_slope * min(z, 0). sigma' is negative_slope for z <= 0, else 1.
+
+    `from_output`: whether it is computed from a where that is possible, or from z.
+    """
+    name, recipe = f"leaky_relu({negative_slope:g})", (leaky_relu, (negative_slope, from_output))
+    return Activation(name, **_leaky_relu(negative_slope, from_output), recipe=recipe)
+
+
+def _leaky_relu(negative_slope: float, from_output: bool = True) -> dict[str, Any]:
+    from_output = from_output and negative_slope > 0  # then a and z have the same sign
 
     def derivative(x: Tensor) -> Tensor:
         return torch.where(x > 0, 1.0, torch.full_like(x, negative_slope))
 
-    return Activation(
-        f"leaky_relu({negative_slope:g})",
-        value=partial(F.leaky_relu, negative_slope=negative_slope),
-        derivative=derivative,
-        from_output=from_output,
-        product=lambda g, x: aten.leaky_relu_backward(g, x, negative_slope, from_output),
-        value_in_place=partial(F.leaky_relu_, negative_slope=negative_slope),
-        recipe=(leaky_relu, (negative_slope,)),
-    )
+    return {
+        "value": partial(F.leaky_relu, negative_slope=negative_slope),
+        "derivative": derivative,
+        "from_output": from_output,
+        "product": lambda g, x: aten.leaky_relu_backward(g, x, negative_slope, from_output),
+        "value_in_place": partial(F.leaky_relu_, negative_slope=negative_slope),
+    }
 
 
-def elu(alpha: float = 1.0) -> Activation:
+def elu(alpha: float = 1.0, from_output: bool = True) -> Activation:
     """z for z > 0, else alpha (e^z - 1). sigma' is 1, or alpha e^z = a + alpha.
 
-    The sum is exact to the rounding of a: autograd keeps z and gets e^z right where it is far below that, near -alpha.
+    The sum is exact to the rounding of a: autograd keeps z and gets e^z right where it is far below that, near -alpha. So does
+    this with `from_output=False`.
     """
-    from_output = alpha >= 0  # then a and z have the same sign
+    return Activation(f"elu({alpha:g})", **_elu(alpha, from_output), recipe=(elu, (alpha, from_output)))
+
+
+def _elu(alpha: float, from_output: bool = True) -> dict[str, Any]:
+    from_output = from_output and alpha >= 0  # then a and z have the same sign
 
     def derivative(x: Tensor) -> Tensor:
         return torch.where(x <= 0, x + alpha if from_output else alpha * torch.exp(x.clamp(max=0)), 1.0)
 
-    return Activation(
-        f"elu({alpha:g})",
-        value=partial(F.elu, alpha=alpha),
-        derivative=derivative,
-        from_output=from_output,
-        product=lambda g, x: aten.elu_backward(g, alpha, 1.0, 1.0, from_output, x),
-        value_in_place=partial(F.elu_, alpha=alpha),
-        recipe=(elu, (alpha,)),
-    )
+    return {
+        "value": partial(F.elu, alpha=alpha),
+        "derivative": derivative,
+        "from_output": from_output,
+        "product": lambda g, x: aten.elu_backward(g, alpha, 1.0, 1.0, from_output, x),
+        "value_in_place": partial(F.elu_, alpha=alpha),
+    }
 
 
 def softplus(beta: float = 1.0, threshold: float = 20.0) -> Activation:
     """log(1 + e^(beta z)) / beta, and z itself where beta z > threshold. sigma' is sigmoid(beta z), or 1."""
+    name = f"softplus({beta:g}, {threshold:g})"
+    return Activation(name, **_softplus(beta, threshold), recipe=(softplus, (beta, threshold)))
 
+
+def _softplus(beta: float, threshold: float) -> dict[str, Any]:
     def derivative(z: Tensor) -> Tensor:
         return torch.where(beta * z > threshold, 1.0, torch.sigmoid(beta * z)).to(z.dtype)
 
-    return Activation(
-        f"softplus({beta:g}, {threshold:g})",
-        value=partial(F.softplus, beta=beta, threshold=threshold),
-        derivative=derivative,
-        product=lambda g, z: aten.softplus_backward(g, z, beta, threshold),
-        recipe=(softplus, (beta, threshold)),
-    )
+    return {
+        "value": partial(F.softplus, beta=beta, threshold=threshold),
+        "derivative": derivative,
+        "product": lambda g, z: aten.softplus_backward(g, z, beta, threshold),
+    }
 
 
-identity = build_in("identity", Activation("identity", value=lambda z: z, derivative=torch.ones_like, from_output=True))
+build_in("identity", value=lambda z: z, derivative=torch.ones_like, from_output=True)
 build_in(
     "relu",
-    Activation(
-        "relu",
-        value=F.relu,
-        derivative=_step,
-        from_output=True,
-        product=lambda g, a: aten.threshold_backward(g, a, 0),
-        value_in_place=torch.relu_,
-    ),
+    value=F.relu,
+    derivative=_step,
+    from_output=True,
+    product=lambda g, a: aten.threshold_backward(g, a, 0),
+    value_in_place=torch.relu_,
 )
-build_in("leaky_relu", leaky_relu())
-build_in("elu", elu())
+build_in("leaky_relu", **_leaky_relu(0.01))
+build_in("elu", **_elu(1.0))
 build_in(
     "sigmoid",
-    Activation(
-        "sigmoid",
-        value=torch.sigmoid,
-        derivative=lambda a: a * (1 - a),
-        from_output=True,
-        product=aten.sigmoid_backward,
-        value_in_place=torch.sigmoid_,
-    ),
+    value=torch.sigmoid,
+    derivative=lambda a: a * (1 - a),
+    from_output=True,
+    product=aten.sigmoid_backward,
+    value_in_place=torch.sigmoid_,
 )
 build_in(
     "tanh",
-    Activation(
-        "tanh",
-        value=torch.tanh,
-        derivative=lambda a: 1 - a * a,
-        from_output=True,
-        product=aten.tanh_backward,
-        value_in_place=torch.tanh_,
-    ),
+    value=torch.tanh,
+    derivative=lambda a: 1 - a * a,
+    from_output=True,
+    product=aten.tanh_backward,
+    value_in_place=torch.tanh_,
 )
-build_in("softplus", softplus())
-build_in("gelu", Activation("gelu", value=F.gelu, derivative=_gelu_derivative, product=aten.gelu_backward))
+build_in("softplus", **_softplus(1.0, 20.0))
+build_in("gelu", value=F.gelu, derivative=_gelu_derivative, product=aten.gelu_backward)
 build_in(
     "gelu_tanh",
-    Activation(
-        "gelu_tanh",
-        value=partial(F.gelu, approximate="tanh"),
-        derivative=_gelu_tanh_derivative,
-        product=partial(aten.gelu_backward, approximate="tanh"),
-    ),
+    value=partial(F.gelu, approximate="tanh"),
+    derivative=_gelu_tanh_derivative,
+    product=partial(aten.gelu_backward, approximate="tanh"),
 )
-build_in("silu", Activation("silu", value=F.silu, derivative=_silu_derivative, product=aten.silu_backward))
+build_in("silu", value=F.silu, derivative=_silu_derivative, product=aten.silu_backward)
+identity = activations["identity"]

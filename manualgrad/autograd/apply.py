@@ -21,9 +21,18 @@ def call(function: type[Function], with_tangent: type[Function], *arguments: Any
         return function.apply(*arguments)
     if is_forward_mode_active():
         return with_tangent.apply(*arguments)
-    # What `apply` comes to when no transform is active, without its inspection of the signature, which takes longer than a
-    # small layer.
+    return apply(function, *arguments)
+
+
+def apply(function: type[Function], *arguments: Any) -> Any:
+    """What `function.apply` comes to when no transform is active, without its inspection of the signature, which takes longer
+    than a small layer."""
     return super(Function, function).apply(*arguments)  # type: ignore[misc]
+
+
+def is_plain_mode() -> bool:
+    """Whether nothing but reverse mode is at work: no forward mode, transform, compilation or `torch.jit.trace`."""
+    return not (torch.compiler.is_compiling() or is_forward_mode_active() or tracing_state() is not None)
 
 
 def is_left_to_autograd() -> bool:

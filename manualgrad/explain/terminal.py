@@ -150,7 +150,7 @@ def _idle(layer: TracedLayer) -> str:
     if layer.activation == "identity":
         return ""
     try:
-        sigma = activation_named(layer.activation)
+        sigma = activation_named(layer.activation.partition("(")[0])  # elu(0.3) is idle where elu is
     except ValueError:  # unpickled where nobody has defined it
         return ""
     return idle(layer.derivative, is_rectifying(sigma))

@@ -1,23 +1,20 @@
-"""A dense layer a = sigma(w a_below + b) whose backward pass is written by hand.
+"""A dense layer a = sigma(w a_below + b) whose backward pass is written by hand, in `dense_function`.
 
-`DenseFunction` tells autograd which equation to use for what; `dense` checks its arguments and calls it; `Dense` is the
-module, an `nn.Linear` with an activation. Shapes: n features in, m out, weight (m, n), bias (m,), input (..., n).
+`dense` checks its arguments and applies the Function; `Dense` is the module, an `nn.Linear` with an activation.
+Shapes: n features in, m out, weight (m, n), bias (m,), input (..., n).
 """
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manualgrad import equations
 from manualgrad.activation.built_in import Activation, activation_named, identity
 from manualgrad.autograd.apply import call, is_left_to_autograd
 from manualgrad.autograd.autocast import is_autocasting, is_castable, without_autocast
 from manualgrad.autograd.switch import is_by_autograd
-from manualgrad.factored.choice import may_keep_factors, weight_gradient_or_factors
 from manualgrad.layers.dense_checks import (
     check_arguments,
     check_definition,
@@ -26,114 +23,7 @@ from manualgrad.layers.dense_checks import (
     check_tensors,
     fit,
 )
-
-
-class DenseFunction(torch.autograd.Function):
-    """a = sigma(w a_below + b), differentiated by `manualgrad.equations`.
-
-    It keeps for the backward pass only what that will use: a_below for dC/dw, w for dC/da_below, and a, or else z, for
-    sigma'. Where sigma' needs z, z is a second output: second derivatives then reach it through autograd.
-    """
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(
-        a_below: Tensor,  # (..., n)
-        weight: Tensor,  # (m, n)
-        bias: Tensor | None,  # (m,)
-        activation: Activation,
-    ) -> Tensor | tuple[Tensor, Tensor]:
-        if weight.dtype != a_below.dtype:  # autocast: `dense` has cast the input only
-            weight = weight.to(a_below.dtype)
-        if bias is not None and bias.dtype != a_below.dtype:
-            bias = bias.to(a_below.dtype)
-        z = equations.weighted_sum(a_below, weight, bias)
-        if activation.value_in_place is not None and type(z) is Tensor:  # nobody else holds z; subclasses may refuse
-            return activation.value_in_place(z)
-        a = activation.value(z)
-        return a if activation.from_output else (a, z)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        a_below, weight, _, activation = inputs
-        needs_a_below, needs_weight, _, _ = ctx.needs_input_grad
-        ctx.activation = activation
-        ctx.keeps_factors = needs_weight and may_keep_factors(weight, a_below)
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(
-            a_below if needs_weight else None, weight if needs_a_below else None, _kept(activation, output)
-        )
-
-    @staticmethod
-    def backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None = None) -> tuple:
-        upstream = z_gradient if cost_gradient is None else cost_gradient
-        if upstream is None:
-            return None, None, None, None
-        if is_autocasting(upstream):  # the dtypes were chosen in the forward pass
-            with without_autocast(upstream):
-                return _backward(ctx, cost_gradient, z_gradient)
-        return _backward(ctx, cost_gradient, z_gradient)
-
-
-class DenseFunctionWithTangent(DenseFunction):
-    """The same, also differentiated forwards (`jvp`). It stands apart because `torch.compile` refuses a `jvp`."""
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
-        DenseFunction.setup_context(ctx, inputs, output)
-        a_below, weight, _, activation = inputs
-        ctx.save_for_forward(a_below, weight, _kept(activation, output))  # held until `jvp` has run, which is at once
-
-    @staticmethod
-    def jvp(
-        ctx: Any, a_below: Tensor | None, weight: Tensor | None, bias: Tensor | None, _: None
-    ) -> Any:  # the tangents of a, or of (a, z)
-        at_a_below, at_weight, kept = ctx.saved_tensors
-        if at_weight.dtype != at_a_below.dtype:
-            at_weight = at_weight.to(at_a_below.dtype)
-            weight = None if weight is None else weight.to(at_a_below.dtype)
-        if bias is not None:
-            bias = bias.to(at_a_below.dtype)
-        z = equations.weighted_sum_tangent(at_a_below, at_weight, a_below, weight, bias)
-        a = None if z is None else equations.activation_tangent(z, ctx.activation, kept)
-        return a if ctx.activation.from_output else (a, z)
-
-
-def _kept(activation: Activation, output: Any) -> Tensor | None:
-    """What sigma' is computed from: a or z, or None where it is 1."""
-    if activation is identity:
-        return None
-    return output if activation.from_output else output[1]
-
-
-def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None) -> tuple:
-    """The gradients by the input, the weight and the bias, each only if it is needed; None for the activation."""
-    needs_a_below, needs_weight, needs_bias, _ = ctx.needs_input_grad
-    a_below, weight, kept = ctx.saved_tensors
-    a_below_gradient = weight_gradient = bias_gradient = None
-    # dC/dz: through a, and also directly where z itself is used (only in second derivatives)
-    delta: Any = z_gradient
-    if cost_gradient is not None:
-        delta = equations.output_error(cost_gradient, ctx.activation, kept)
-        if z_gradient is not None:
-            delta = delta + z_gradient
-    if needs_a_below:
-        if weight.dtype != delta.dtype:
-            weight = weight.to(delta.dtype)
-        a_below_gradient = equations.backpropagated_error(weight, delta)
-    if delta.dim() != 2:
-        delta, a_below = rows(delta), None if a_below is None else rows(a_below)
-    if needs_weight:
-        weight_gradient = weight_gradient_or_factors(delta, a_below, ctx.keeps_factors)
-    if needs_bias:
-        bias_gradient = equations.bias_gradient(delta)
-    return a_below_gradient, weight_gradient, bias_gradient, None
-
-
-def rows(x: Tensor) -> Tensor:
-    """x (..., k) as a matrix (r, k): every leading axis counts as batch; a vector is a batch of one."""
-    return x if x.dim() == 2 else x.reshape(math.prod(x.shape[:-1]), x.shape[-1])
+from manualgrad.layers.dense_function import DenseFunction, DenseFunctionWithTangent
 
 
 def dense(

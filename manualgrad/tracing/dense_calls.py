@@ -6,22 +6,25 @@ from collections.abc import Container
 from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from manualgrad import equations
-from manualgrad.activation.built_in import identity
+from manualgrad.activation.built_in import Activation, identity
+from manualgrad.activation.torch_twins import twin_of
 from manualgrad.autograd.autocast import without_autocast
 from manualgrad.dry_run import copied
 from manualgrad.explain.traced_step import TracedLayer
-from manualgrad.layers.dense import Dense, DenseFunction, rows
+from manualgrad.layers.dense import Dense
+from manualgrad.layers.dense_function import DenseFunction, rows
 
 
 class TracedCall:
     """One call of a layer. The backward pass and the update complete its numbers."""
 
     def __init__(self, name: str, call: int, layer: Dense, input: Tensor, output: Tensor) -> None:
-        self.layer, sigma = layer, layer.activation
+        self.layer, self.output, self.is_paired = layer, output, False
+        self.sigma = sigma = layer.activation
         inputs, a, weight = copied(input), copied(output), copied(layer.weight)
         bias = None if layer.bias is None else copied(layer.bias)
         with torch.no_grad(), without_autocast(input):
@@ -49,16 +52,39 @@ class TracedCall:
             bias_after=bias,
         )
 
+    def pair(self, sigma: Activation, output: Tensor) -> None:
+        """A module has received z as this call returned it, and returned `output`, sigma of it."""
+        self.is_paired = True
+        self._set_sigma(sigma, copied(output))
+        output.register_hook(self._hear_cost_gradient)
+
+    def _set_sigma(self, sigma: Activation, a: Tensor) -> None:
+        self.sigma, self.kept = sigma, a if sigma.from_output else self.numbers.z
+        with torch.no_grad(), without_autocast(a):
+            derivative = copied(sigma.derivative(self.kept))
+        self.numbers = replace(self.numbers, activation=sigma.name, a=a, derivative=derivative)
+
+    def _hear_cost_gradient(self, cost_gradient: Tensor) -> None:
+        self.numbers.cost_gradient.copy_(cost_gradient)
+
     def hear_backward(self, gradients: tuple[Tensor | None, ...], upstream: tuple[Tensor | None, ...]) -> None:
         """Note dC/da, which `DenseFunction.backward` was given, and the gradients that it returned for input, weight and bias."""
-        cost_gradient, sigma, numbers = upstream[0], self.layer.activation, self.numbers
+        cost_gradient = upstream[0]
         if cost_gradient is None:
             return
         self.has_gradient = True
-        with torch.no_grad(), without_autocast(numbers.a):
-            numbers.cost_gradient.copy_(cost_gradient)
-            kept = None if sigma is identity else self.kept
-            numbers.delta.copy_(equations.output_error(numbers.cost_gradient, sigma, kept))
+        with torch.no_grad(), without_autocast(self.numbers.a):
+            if self.is_paired:  # and given delta: dC/dz, unless z is used elsewhere too
+                delta = equations.output_error(self.numbers.cost_gradient, self.sigma, self.kept)
+                if not torch.allclose(delta, cost_gradient, rtol=0, atol=0, equal_nan=True):
+                    self._set_sigma(identity, self.numbers.z)
+                    self.is_paired = False
+            numbers = self.numbers
+            if not self.is_paired:
+                numbers.cost_gradient.copy_(cost_gradient)
+                kept = None if self.sigma is identity else self.kept
+                delta = equations.output_error(numbers.cost_gradient, self.sigma, kept)
+            numbers.delta.copy_(delta)
             weight_gradient, delta = gradients[1], rows(numbers.delta)
             if weight_gradient is None:
                 weight_gradient = equations.weight_gradient(delta, rows(numbers.inputs))
@@ -108,3 +134,19 @@ def listen(name: str, layer: Dense, calls: list[TracedCall]) -> None:
         return output
 
     layer.forward = forward  # type: ignore[method-assign]
+
+
+def listen_to_activation(module: nn.Module, calls: list[TracedCall]) -> None:
+    """From now on the module, which must be a copy of our own, names sigma of the calls whose outputs it receives as they are."""
+
+    def before(module: nn.Module, arguments: tuple) -> None:
+        received[:] = [c for c in calls if arguments and c.output is arguments[0] and c.sigma is identity]
+
+    def after(module: nn.Module, arguments: tuple, output: Tensor) -> None:
+        sigma = twin_of(module, from_output=getattr(module, "inplace", False))
+        if received and sigma is not None and isinstance(output, Tensor) and output.requires_grad:
+            received[0].pair(sigma, output)
+
+    received: list[TracedCall] = []
+    module.register_forward_pre_hook(before)
+    module.register_forward_hook(after, prepend=True)  # before a hook that returns something else

@@ -15,9 +15,10 @@ from torch.optim import Optimizer
 from manualgrad.conversion.obstacles import is_linear_like
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, graph_nodes
 from manualgrad.explain.traced_step import TracedLayer
+from manualgrad.layers.activation_modules import ByHand
 from manualgrad.layers.dense import Dense
 from manualgrad.optim.gradient_descent import GradientDescent
-from manualgrad.tracing.dense_calls import TracedCall, listen
+from manualgrad.tracing.dense_calls import TracedCall, listen, listen_to_activation
 from manualgrad.tracing.optimizer_copy import common_lr, copied_optimizer, described
 from manualgrad.tracing.result import Trace
 
@@ -69,7 +70,7 @@ def trace(
         model, loss, step = _copies(model, loss, optimizer)
         inputs, targets, layers = copied(inputs), copied(targets), _dense_layers(model)
         try:
-            calls = _listened_to(layers)
+            calls = _listened_to(model, layers)
             frozen = _unfreeze(layers.values())
             outputs = _forward(model, inputs, calls, layers)
             kept_outputs = copied(outputs)  # a loss may change them in place
@@ -111,11 +112,14 @@ def _copies(
     return model_copy, loss, copied_optimizer(optimizer, model, memo)
 
 
-def _listened_to(layers: dict[str, Dense]) -> list[TracedCall]:
+def _listened_to(model: nn.Module, layers: dict[str, Dense]) -> list[TracedCall]:
     """The list to which every call of the layers will be appended."""
     calls: list[TracedCall] = []
     for name, layer in layers.items():
         listen(name, layer, calls)
+    for module in model.modules():
+        if isinstance(module, ByHand):
+            listen_to_activation(module, calls)
     return calls
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import is_
@@ -11,15 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manualgrad.activation.built_in import (
-    Activation,
-    activation_named,
-    activations,
-    elu,
-    identity,
-    leaky_relu,
-    softplus,
-)
+from manualgrad.activation.built_in import Activation, activations, elu, identity, leaky_relu, softplus
+from manualgrad.activation.torch_twins import TWINS, torch_class, twin_of
 from manualgrad.equations import output_error
 from manualgrad.layers.dense import Dense
 from manualgrad.train_step.recording.recorder import live
@@ -29,11 +21,14 @@ class LiveActivation(Activation):
     """An activation that a user has written, called anew in every replay of a recording. Not known by a name."""
 
     def __init__(self, sigma: Activation) -> None:
-        self.name = sigma.name
-        self.from_output = sigma.from_output
-        self.value = partial(live, sigma.value)
-        self.derivative = sigma.derivative
-        self.product = partial(live, lambda gradient, kept: output_error(gradient, sigma, kept))
+        super().__init__(
+            sigma.name,
+            partial(live, sigma.value),
+            sigma.derivative,
+            from_output=sigma.from_output,
+            product=partial(live, lambda gradient, kept: output_error(gradient, sigma, kept)),
+            recipe=sigma.recipe,
+        )
 
 
 def _is_built_in(sigma: Activation) -> bool:
@@ -54,17 +49,6 @@ class Layer:
         return [p for p in (self.weight, self.bias) if p is not None]
 
 
-# The torch.nn twin of each activation, and the attributes that shape it.
-_TWINS: dict[type[nn.Module], tuple[Callable[..., Activation], tuple[str, ...]]] = {
-    nn.ReLU: (lambda: activation_named("relu"), ()),
-    nn.Sigmoid: (lambda: activation_named("sigmoid"), ()),
-    nn.Tanh: (lambda: activation_named("tanh"), ()),
-    nn.SiLU: (lambda: activation_named("silu"), ()),
-    nn.GELU: (lambda kind: activation_named("gelu_tanh" if kind == "tanh" else "gelu"), ("approximate",)),
-    nn.LeakyReLU: (leaky_relu, ("negative_slope",)),
-    nn.ELU: (elu, ("alpha",)),
-    nn.Softplus: (softplus, ("beta", "threshold")),
-}
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
@@ -123,9 +107,9 @@ class LayerStack:
         elif kind is nn.Flatten:
             axes = tuple(self._read(module.__dict__, key) for key in ("start_dim", "end_dim"))
             self.layers.append(Layer(name, axes=axes))
-        elif kind in _TWINS:
-            make, attributes = _TWINS[kind]
-            sigma = make(*(self._read(module.__dict__, key) for key in attributes))
+        elif (sigma := twin_of(module)) is not None:
+            for key in TWINS[torch_class(module)][1]:
+                self._read(module.__dict__, key)
             if self.layers and self.layers[-1].activation is identity:
                 self.layers[-1] = replace(self.layers[-1], activation=sigma)
             else:

@@ -11,7 +11,7 @@ from manualgrad.activation.built_in import identity
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum
 from manualgrad.factored.clipping import Gradients, clip_by_norm
 from manualgrad.factored.gradient import FactoredGradient
-from manualgrad.layers.dense import rows
+from manualgrad.layers.dense_function import rows
 from manualgrad.losses.loss import Loss
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.optim.sgd_rule import update

@@ -151,14 +151,13 @@ def compiled_operations(model: nn.Module, x: Tensor) -> list[Counter[str]]:
 
 @pytest.mark.parametrize("build", [perceptron, Block])
 def test_the_compiler_gets_the_same_operations_as_of_the_original(build: Any) -> None:
-    """So the compiled step takes the same time. Where sigma' needs z, its zero gradient is added in passing."""
+    """So the compiled step takes the same time."""
     original, x = build(), torch.randn(2, 3, 8)
     converted = mg.convert(copy.deepcopy(original))
     theirs, ours = compiled_operations(original, x), compiled_operations(converted, x)
     assert theirs[1]["aten.mm.default"] >= 5
     assert ours[0] == theirs[0]
-    assert not theirs[1] - ours[1]
-    assert ours[1] - theirs[1] == Counter({"aten.zeros.default": 1, "aten.add.Tensor": 1})
+    assert ours[1] == theirs[1]
 
 
 class Stack(nn.Module):

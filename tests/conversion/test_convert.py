@@ -54,7 +54,7 @@ def test_flags_devices_dtypes_and_parameters_are_kept():
         ("*.linear1", None, ["encoder.layers.0.linear1", "decoder.layers.0.linear1"]),
         (["*.linear1", "decoder.*"], "encoder", ["decoder.layers.0.linear1", "decoder.layers.0.linear2"]),
         (None, ["*.layers.?.linear2"], ["encoder.layers.0.linear1", "decoder.layers.0.linear1"]),
-        (lambda name, layer: layer.out_features == 8 and "enc" in name, None, ["encoder.layers.0.linear2"]),
+        (lambda name, layer: "enc" in name and layer.out_features == 8, None, ["encoder.layers.0.linear2"]),
         (None, lambda name, layer: True, []),
     ],
 )
@@ -65,6 +65,26 @@ def test_include_and_exclude(include, exclude, converted):
         "encoder.layers.0.linear2", "not selected by include and exclude, or convert has not been called"
     )
     assert left == "not selected by include and exclude, or convert has not been called"
+
+
+@pytest.mark.parametrize(
+    "include, exclude, converted, activations",
+    [
+        ("branches.left", None, ["branches.left.0", "branches.left.2"], ["branches.left.1"]),
+        ("branches.left.1", None, [], ["branches.left.1"]),
+        (None, "*.[13]", ["branches.left.0", "branches.left.2", "branches.right.0", "branches.right.2"], []),
+        (lambda name, module: isinstance(module, nn.ELU), None, [], ["branches.right.1"]),
+        (
+            "branches.right",
+            lambda name, module: isinstance(module, nn.Linear),
+            [],
+            ["branches.right.1", "branches.right.3"],
+        ),
+    ],
+)
+def test_activations_are_selected_as_layers_are(include, exclude, converted, activations):
+    report = mg.conversion_report(mg.convert(Branches(), include, exclude))
+    assert (report.converted, report.converted_activations) == (converted, activations)
 
 
 def test_a_second_call_converts_more():
@@ -103,9 +123,10 @@ def test_the_report_prints_as_a_table():
     assert str(mg.conversion_report(model)).splitlines() == [
         "layer  type        status     note",
         "----------------------------------",
-        "0      Dense       converted  with ReLU",
+        "0      Dense       converted",
+        "1      ReLU        converted",
         "2      LazyLinear  left       lazy: its shape is not known yet; run one batch through the model, then convert",
-        "1 of 2 linear layers converted.",
+        "1 of 2 linear layers and 1 of 1 activations converted.",
     ]
 
 
@@ -123,28 +144,35 @@ def test_a_converted_layer_can_be_parametrized_and_back():
     assert [type(layer) for layer in mg.revert(model)] == [nn.Linear, nn.Linear]
 
 
-def test_revert_without_the_activations_place():
-    model = mg.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+def test_revert_refuses_to_lose_an_activation():
+    model: Any = mg.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    model[0].activation = mg.activations["tanh"]
     with pytest.raises(RuntimeError) as error:
-        mg.revert(model[0])
+        mg.revert(model)
     assert str(error.value) == (
-        "revert expected the nn.Identity that stands for the ReLU of '0' in the model, got a model without it. "
-        "Revert the whole model, or put the nn.Identity back in its slot."
+        "revert expected '0' to return z, as convert left it, got the activation 'tanh', which an nn.Linear cannot have. "
+        "Set its activation to mg.activations['identity'] and put a module in its place."
+    )
+    assert type(model[0]) is mg.Dense and type(model[1]) is not nn.ReLU  # nothing was changed
+
+
+def test_revert_refuses_an_activation_of_another_class():
+    model = mg.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
+    model[1].__class__ = type("Mine", (type(model[1]),), {})
+    with pytest.raises(RuntimeError) as error:
+        mg.revert(model)
+    assert str(error.value).startswith(
+        "revert expected '1' to be a ReLU, as convert left it, got Mine. Undo what changed"
     )
     assert type(model[0]) is mg.Dense
 
 
-def test_revert_would_lose_a_hook():
+def test_hooks_that_come_after_the_conversion_stay_at_revert():
     model = mg.convert(nn.Sequential(nn.Linear(3, 3), nn.ReLU()))
-    handle = model[1].register_forward_hook(lambda module, inputs, output: None)
-    with pytest.raises(RuntimeError) as error:
-        mg.revert(model)
-    assert str(error.value) == (
-        "revert expected no hooks on the nn.Identity that stands for the ReLU of '0', got some, which would be lost. "
-        "Remove them, and register them again on the activation after revert."
-    )
-    handle.remove()
-    assert type(mg.revert(model)[1]) is nn.ReLU
+    seen = []
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(output))
+    mg.revert(model)(torch.randn(2, 3))
+    assert len(seen) == 1 and type(model[1]) is nn.ReLU
 
 
 def test_errors_of_a_converted_layer_name_its_place():
@@ -169,8 +197,9 @@ def test_a_name_that_matches_nothing():
         with pytest.raises(ValueError) as error:
             mg.convert(model, **{argument: ["branches.left", "branches.middle.*"]})
         assert str(error.value) == (
-            f"convert expected `{argument}` to name linear layers, got 'branches.middle.*', which matches none. Use names from "
-            "this list, or wildcards: branches.left.0, branches.left.2, branches.right.0, branches.right.2."
+            f"convert expected `{argument}` to name linear layers or activations, got 'branches.middle.*', which matches none. "
+            "Use names from this list, or wildcards: branches.left.0, branches.left.1, branches.left.2, branches.right.0, "
+            "branches.right.1, branches.right.2, branches.right.3."
         )
         assert not mg.conversion_report(model).converted
 

@@ -9,8 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy, ModelParallelStrategy
 from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
 
 from manualgrad.activation.idle_units import SATURATED_BELOW
+from manualgrad.layers.activation_modules import ByHand
 from manualgrad.layers.dense import Dense
 from manualgrad.lightning.monitor.histograms import write_histograms
 from manualgrad.lightning.monitor.layer_probe import LayerProbe
@@ -103,6 +105,7 @@ class BackpropMonitor(Callback):
         self._sampled_step: int | None = None
         self._suspected: set[tuple[str, str]] = set()
         self._update_hook: Any = None
+        self._activation_hooks: list[Any] = []
         self._stepped = False
 
     def state_dict(self) -> dict[str, Any]:
@@ -153,6 +156,16 @@ class BackpropMonitor(Callback):
             with_histograms = with_histograms and bool(_writers(trainer))
             for probe in self._probes:
                 probe.attach(with_samples=with_histograms)
+            self._activation_hooks = [
+                module.register_forward_pre_hook(self._before_activation)
+                for module in pl_module.modules()
+                if isinstance(module, ByHand)
+            ]
+
+    def _before_activation(self, module: nn.Module, arguments: tuple) -> None:
+        if torch.is_grad_enabled() and not torch.compiler.is_compiling():
+            for probe in self._probes:
+                probe.before_activation(module, arguments)
 
     def on_before_optimizer_step(
         self, trainer: Trainer, pl_module: LightningModule, optimizer: torch.optim.Optimizer
@@ -201,6 +214,8 @@ class BackpropMonitor(Callback):
     def _let_go(self) -> None:
         for probe in self._probes:
             probe.detach()
+        for hook in self._activation_hooks:
+            hook.remove()
         if self._update_hook is not None:
             self._update_hook.remove()
         self._sampled_step = self._update_hook = None

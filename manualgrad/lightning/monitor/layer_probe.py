@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import weakref
+from collections.abc import Callable
 from functools import partial
 from time import perf_counter_ns
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manualgrad import equations
 from manualgrad.activation.built_in import Activation, identity
 from manualgrad.activation.idle_units import dead_units, is_rectifying, saturated_entries
+from manualgrad.activation.torch_twins import twin_of
 from manualgrad.layers.dense import Dense
 from manualgrad.lightning.monitor.histograms import thinned
 from manualgrad.optim.gradient_descent import GradientDescent
@@ -39,6 +42,7 @@ class LayerProbe:
         self._saturated: Tensor | None = None  # how many entries of sigma'(z), out of how many
         self._entries = 0
         self._dead: Tensor | None = None  # (m,)
+        self._output: Callable[[], Tensor | None] = lambda: None
         self._hook = self.layer.register_forward_hook(self._after_forward, with_kwargs=True)
 
     def detach(self) -> None:
@@ -96,7 +100,7 @@ class LayerProbe:
             return  # validation, or the first pass of a checkpointed block
         if self.first_call is None:
             self.first_call = perf_counter_ns()
-        kept = None
+        kept, self._output = None, weakref.ref(a)
         if layer.activation is not identity:
             with torch.no_grad():
                 kept = (
@@ -105,6 +109,20 @@ class LayerProbe:
                 self._look_at_slopes(layer.activation, kept)
         if a.requires_grad:
             a.register_hook(partial(self._after_backward, activation=layer.activation, kept=kept))
+
+    @torch.no_grad()
+    def before_activation(self, module: nn.Module, arguments: tuple) -> None:
+        """Called before an activation module runs: sigma of this layer, if it is given exactly what the layer has returned."""
+        sigma = twin_of(module)
+        z = self._output()
+        if (
+            sigma is not None
+            and z is not None
+            and self.layer.activation is identity
+            and arguments
+            and arguments[0] is z
+        ):
+            self._look_at_slopes(sigma, sigma.value(z) if sigma.from_output else z)
 
     def _look_at_slopes(self, activation: Activation, kept: Tensor) -> None:
         slope = activation.derivative(kept)

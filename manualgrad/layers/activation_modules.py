@@ -1,0 +1,120 @@
+"""The activation modules of `torch.nn` with a backward pass written by hand: subclasses that compute the same.
+
+`convert` gives a module one of these classes, and nothing else of it changes. What a module saves for its backward pass, and
+so what may be overwritten after it, is what the one of `torch.nn` saves: a for ReLU, Sigmoid, Tanh and for modules that work in
+place, z for the others.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manualgrad import equations
+from manualgrad.activation.activation import Activation
+from manualgrad.activation.torch_twins import twin_of
+from manualgrad.autograd.apply import apply, is_plain_mode
+from manualgrad.autograd.autocast import is_autocasting, without_autocast
+from manualgrad.autograd.switch import is_by_autograd
+
+
+class ActivationFunction(torch.autograd.Function):
+    """a = sigma(z), differentiated by `manualgrad.equations`: z and a of any shape (...). `in_place`: a is written over z."""
+
+    @staticmethod
+    def forward(z: Tensor, activation: Activation, in_place: bool) -> Tensor:
+        if not in_place:
+            return activation.value(z)
+        assert activation.value_in_place is not None
+        return activation.value_in_place(z)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        z, activation, in_place = inputs
+        ctx.activation = activation
+        ctx.set_materialize_grads(False)
+        if in_place:
+            ctx.mark_dirty(z)
+        ctx.save_for_backward(output if activation.from_output else z)
+
+    @staticmethod
+    def backward(ctx: Any, cost_gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
+        if cost_gradient is None:
+            return None, None, None
+        with without_autocast(cost_gradient):  # the dtypes were chosen in the forward pass
+            return equations.output_error(cost_gradient, ctx.activation, *ctx.saved_tensors), None, None
+
+
+class ByHand(nn.Module):
+    """What the classes below have in common. By hand is the backward pass of plain tensors, of any order; PyTorch's own stands
+    where there is another kind of tensor, forward mode, `torch.func`, `torch.compile` or `torch.jit.trace`, and where a leaf
+    or a view would be written over: PyTorch knows beforehand when that is an error."""
+
+    torch_class: type[Any]
+    inplace = False  # the activations without this option
+
+    def forward(self, input: Tensor) -> Tensor:
+        in_place = self.inplace
+        if not (is_plain_mode() and _is_plain(input)) or (in_place and (input.is_leaf or input._is_view())):
+            return super().forward(input)
+        if is_by_autograd():
+            return super().forward(input)
+        sigma = twin_of(self, from_output=in_place)
+        assert sigma is not None
+        if in_place:
+            if sigma.value_in_place is not None:
+                return apply(ActivationFunction, input, sigma, True)
+            return input.copy_(apply(ActivationFunction, input.clone(), sigma, False))
+        if is_autocasting(input):  # it computes some activations in float32; an empty tensor tells
+            input = input.to(sigma.value(input.new_empty(0)).dtype)
+        return apply(ActivationFunction, input, sigma, False)
+
+
+def _is_plain(input: Any) -> bool:
+    """Whether there is something to differentiate, and it is neither a subclass nor sparse nor nested."""
+    return (
+        torch.is_grad_enabled()
+        and type(input) is Tensor
+        and input.requires_grad
+        and input.layout is torch.strided
+        and not input.is_nested
+    )
+
+
+class ReLU(ByHand, nn.ReLU):
+    torch_class = nn.ReLU
+
+
+class Sigmoid(ByHand, nn.Sigmoid):
+    torch_class = nn.Sigmoid
+
+
+class Tanh(ByHand, nn.Tanh):
+    torch_class = nn.Tanh
+
+
+class SiLU(ByHand, nn.SiLU):
+    torch_class = nn.SiLU
+
+
+class GELU(ByHand, nn.GELU):
+    torch_class = nn.GELU
+
+
+class LeakyReLU(ByHand, nn.LeakyReLU):
+    torch_class = nn.LeakyReLU
+
+
+class ELU(ByHand, nn.ELU):
+    torch_class = nn.ELU
+
+
+class Softplus(ByHand, nn.Softplus):
+    torch_class = nn.Softplus
+
+
+BY_HAND: dict[type[nn.Module], type[ByHand]] = {
+    twin.torch_class: twin for twin in (ReLU, Sigmoid, Tanh, SiLU, GELU, LeakyReLU, ELU, Softplus)
+}
