@@ -17,7 +17,8 @@ from manualgrad.factored.requests import keep_factored
 from manualgrad.layers.dense import Dense, dense
 from manualgrad.layers.lazy_dense import LazyDense
 from manualgrad.layers.mlp import MLP
-from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.cross_entropy import BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.quadratic import QuadraticLoss
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.tracing.trace import Trace, TracedLayer, trace
 from manualgrad.train_step.train_step import TrainStep

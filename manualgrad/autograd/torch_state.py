@@ -6,7 +6,8 @@ found there first. Private names that are canonical elsewhere (`_version`, `_mak
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor, nn
 from torch._C import _functorch
 from torch._functorch.pyfunctorch import retrieve_all_functorch_interpreters
 from torch.autograd import forward_ad
+from torch.nn.modules import module as torch_module
+from torch.optim import optimizer as torch_optimizer
 
 
 # Without a public form
@@ -53,14 +56,24 @@ def hooks_of_module(module: nn.Module) -> list[dict[int, Any]]:
     return [getattr(module, name) for name in HOOKS_OF_MODULE]
 
 
+def hooks_of_every_module() -> list[dict[int, Any]]:
+    """The tables of hooks that `torch.nn.modules.module.register_module_...` fills. No public form."""
+    return [getattr(torch_module, f"_global{name}") for name in HOOKS_OF_MODULE]
+
+
 def hooks_of_optimizer(optimizer: torch.optim.Optimizer) -> list[dict[int, Any]]:
-    """The tables of hooks before and after its step, as they will also stand later. No public form."""
-    return [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    """The tables of hooks before and after its step, and every optimizer's, as they will also stand later. No public form."""
+    tables: list[Any] = [optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks]
+    return [*tables, torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks]
 
 
-def has_hooks(parameter: Tensor) -> bool:
-    """Whether a hook would see or change its gradient. No public form."""
-    return bool(parameter._backward_hooks or parameter._post_accumulate_grad_hooks)
+def has_hooks(parameters: Iterable[Tensor]) -> bool:
+    """Whether a hook would see or change a gradient of these. No public form."""
+    parameters = list(parameters)
+    return any(map(_hooks_of_tensor, parameters)) or any(map(_later_hooks_of_tensor, parameters))
+
+
+_hooks_of_tensor, _later_hooks_of_tensor = attrgetter("_backward_hooks"), attrgetter("_post_accumulate_grad_hooks")
 
 
 def note_step(optimizer: torch.optim.Optimizer) -> None:

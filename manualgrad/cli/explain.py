@@ -17,16 +17,13 @@ from torch.nn import functional as F
 from manualgrad.cli.few_digits import few_digits
 from manualgrad.extras import require
 from manualgrad.layers.mlp import MLP
-from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.cross_entropy import SoftmaxCrossEntropyLoss
+from manualgrad.losses.loss import Loss
+from manualgrad.losses.names import LOSSES
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.tracing.trace import Trace, trace
 
 
-LOSSES: dict[str, type[Loss]] = {
-    "quadratic": QuadraticLoss,
-    "cross_entropy": SoftmaxCrossEntropyLoss,
-    "binary_cross_entropy": BinaryCrossEntropyLoss,
-}
 OF_A_FRESH_NET = {"layer_sizes": [9, 3, 1], "activation": "sigmoid", "loss": "quadratic"}
 
 

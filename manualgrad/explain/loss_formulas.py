@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from manualgrad.explain.traced_step import TracedStep, as_rows
-from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.cross_entropy import BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.quadratic import QuadraticLoss
 
 
 @dataclass(frozen=True)

@@ -12,23 +12,26 @@ from manualgrad.factored.norms import two_norm
 Gradients = list[tuple[nn.Parameter, Tensor]]  # dC/dw of each parameter, dense or a FactoredGradient of one pair
 
 
-def clip_by_norm(gradients: Gradients, max_norm: float) -> Gradients:
-    """The gradients, scaled in place so that their common 2-norm is at most `max_norm`: `clip_grad_norm_`'s arithmetic.
+def clip_by_norm(gradients: Gradients, max_norm: float, is_dense: bool = False) -> tuple[Gradients, Tensor]:
+    """The gradients, scaled in place so that their common 2-norm is at most `max_norm`, and that norm before: the arithmetic
+    of `clip_grad_norm_`.
 
-    Factors that are larger than their product become that product first. The norm is not read on the host.
+    Factors that are larger than their product become that product first, with `is_dense` all factors. The norm is not read
+    on the host.
     """
-    gradients = [(p, _smaller(gradient)) for p, gradient in gradients]
+    gradients = [(p, _smaller(gradient, is_dense)) for p, gradient in gradients]
     norms = [_norm(gradient) for _, gradient in gradients]
     total = torch.linalg.vector_norm(torch.stack(norms))
     coefficient = torch.clamp(max_norm / (total + 1e-6), max=1.0)
-    return [(p, _scaled(gradient, coefficient, norm)) for (p, gradient), norm in zip(gradients, norms, strict=True)]
+    scaled = [(p, _scaled(gradient, coefficient, norm)) for (p, gradient), norm in zip(gradients, norms, strict=True)]
+    return scaled, total
 
 
-def _smaller(gradient: Tensor) -> Tensor:
+def _smaller(gradient: Tensor, is_dense: bool) -> Tensor:
     if not isinstance(gradient, FactoredGradient):
         return gradient
     m, n = gradient.shape
-    return gradient if gradient.rank * (m + n) < m * n else gradient.to_dense()
+    return gradient if gradient.rank * (m + n) < m * n and not is_dense else gradient.to_dense()
 
 
 def _norm(gradient: Tensor) -> Tensor:

@@ -17,19 +17,14 @@ from torchmetrics.classification import MulticlassAccuracy
 from manualgrad.layers.mlp import MLP
 from manualgrad.lightning.engine import TrainStepEngine
 from manualgrad.lightning.keep_random_states import KeepRandomStates
-from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.cross_entropy import BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.names import LOSSES, LossName
 from manualgrad.optim.gradient_descent import GradientDescent
 
 
-LossName = Literal["quadratic", "cross_entropy", "binary_cross_entropy"]
 ScheduleName = Literal["constant", "cosine", "linear"]
 EngineName = Literal["autograd", "train_step"]
 
-LOSSES: dict[str, type[Loss]] = {
-    "quadratic": QuadraticLoss,
-    "cross_entropy": SoftmaxCrossEntropyLoss,
-    "binary_cross_entropy": BinaryCrossEntropyLoss,
-}
 SCHEDULES = ("constant", "cosine", "linear")
 ENGINES = ("autograd", "train_step")
 

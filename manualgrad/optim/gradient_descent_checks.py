@@ -36,7 +36,7 @@ def check_options(options: Mapping[str, Any]) -> None:
             "GradientDescent expected a learning rate `lr`, got none. "
             "Pass for example GradientDescent(model.parameters(), lr=0.1), or an lr in every param group."
         )
-    _check_types(options)
+    check_types(options)
     if isinstance(lr, Tensor) and lr.numel() != 1:
         raise ValueError(
             f"Tensor lr must be 1-element, got shape {tuple(lr.shape)}. Give each param group an lr of its own."
@@ -62,7 +62,8 @@ def check_options(options: Mapping[str, Any]) -> None:
         )
 
 
-def _check_types(options: Mapping[str, Any]) -> None:
+def check_types(options: Mapping[str, Any]) -> None:
+    """Raises TypeError for an option of a wrong type."""
     for name, example in (("lr", 0.1), ("momentum", 0.9), ("dampening", 0.1), ("weight_decay", 1e-4)):
         value = options[name]
         is_tensor_lr = name == "lr" and isinstance(value, Tensor) and not value.is_complex()

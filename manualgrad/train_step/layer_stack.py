@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from operator import is_
 from typing import Any
 
 import torch
@@ -14,7 +14,10 @@ from manualgrad.activation.built_in import Activation, activations, elu, identit
 from manualgrad.activation.torch_twins import TWINS, torch_class, twin_of
 from manualgrad.equations import output_error
 from manualgrad.layers.dense import Dense
+from manualgrad.losses.loss import Loss
+from manualgrad.train_step.loss_by_hand import read_from_loss
 from manualgrad.train_step.recording.recorder import live
+from manualgrad.train_step.seen import Seen, check_parameters
 
 
 class LiveActivation(Activation):
@@ -49,11 +52,8 @@ class Layer:
         return [p for p in (self.weight, self.bias) if p is not None]
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-
-
 class LayerStack:
-    """The layers of a model, and whether they are still what they were.
+    """The layers of a model, and whether they, and the loss, are still what they were.
 
     Models: `Dense` and `nn.Linear`, `nn.Flatten`, `nn.Identity` and the activations' `torch.nn` twins, alone or in
     `nn.Sequential`, nested as one likes; `MLP` is such a one.
@@ -63,53 +63,40 @@ class LayerStack:
         ValueError: tied weights, several dtypes or devices, no weights at all.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module, by_hand: Loss) -> None:
         self.layers: list[Layer] = []
-        self._hooks: list[dict] = []
-        self._objects: list[tuple[dict, str, Any]] = []  # where each thing that was read lies
-        self._children: list[tuple[dict, int]] = []
+        self._seen = Seen()
         self._add(model, "", type(model).__name__)
+        self._seen.enter(loss, f"the loss, a {type(loss).__name__}")
+        for where, key in read_from_loss(loss, by_hand):
+            self._seen.read(where, key, of="loss")
         self.parameters = [p for layer in self.layers for p in layer.parameters()]
-        self.names = [
+        names = [
             f"{layer.name}.{kind}".lstrip(".")
             for layer in self.layers
             for kind in ("weight", "bias")
             if getattr(layer, kind) is not None
         ]
-        _check_parameters(self.parameters, self.names)
+        check_parameters(self.parameters, names)
+        self._seen.memory_of(self.parameters, names)
+        self.check_unchanged = self._seen.check
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
-        self._memory = [
-            p.detach() for p in self.parameters
-        ]  # held, so that nothing else can come to lie at the address
-        self._layouts = _layouts(self.parameters)
-        self._places, self._keys, self._things = zip(*self._objects, strict=True)
 
     def _add(self, module: nn.Module, name: str, called: str) -> None:
-        kind = type(module)
-        hooks = [getattr(module, hook) for hook in _HOOKS]
-        if any(hooks) or "forward" in module.__dict__:
-            raise TypeError(
-                f"TrainStep expected modules without hooks, got some on {called}, which it would not call. "
-                "Remove them, or train with autograd."
-            )
-        self._hooks += hooks
-        if kind.forward is nn.Sequential.forward:
-            self._children.append((module._modules, len(module._modules)))
+        self._seen.enter(module, called)
+        kind: Any = type(module)
+        if kind.forward is nn.Sequential.forward and kind.__iter__ is nn.Sequential.__iter__:
+            self._seen.keys_of(module._modules)
             for key, child in module._modules.items():  # named_children() would leave out a layer's second place
                 assert child is not None
                 path = f"{name}.{key}".lstrip(".")
-                self._objects.append((module._modules, key, child))
+                self._seen.read(module._modules, key)
                 self._add(child, path, f"`{path}`, a {type(child).__name__}")
-        elif kind is Dense or kind is nn.Linear:
-            sigma = self._read(module.__dict__, "activation") if kind is Dense else identity
-            weight, bias = (self._read(module._parameters, key) for key in ("weight", "bias"))
-            self.layers.append(Layer(name, weight, bias, sigma if _is_built_in(sigma) else LiveActivation(sigma)))
-        elif kind is nn.Flatten:
-            axes = tuple(self._read(module.__dict__, key) for key in ("start_dim", "end_dim"))
-            self.layers.append(Layer(name, axes=axes))
+        elif kind in _READERS:
+            _READERS[kind](self, module, name)
         elif (sigma := twin_of(module)) is not None:
             for key in TWINS[torch_class(module)][1]:
-                self._read(module.__dict__, key)
+                self._seen.read(module.__dict__, key)
             if self.layers and self.layers[-1].activation is identity:
                 self.layers[-1] = replace(self.layers[-1], activation=sigma)
             else:
@@ -120,28 +107,14 @@ class LayerStack:
                 f"of them, got {called}. Train this model with autograd: mg.convert(model) and an optimizer."
             )
 
-    def _read(self, where: dict, key: str) -> Any:
-        self._objects.append((where, key, where[key]))
-        return where[key]
+    def _add_dense(self, module: nn.Module, name: str) -> None:
+        sigma = self._seen.read(module.__dict__, "activation") if type(module) is Dense else identity
+        weight, bias = (self._seen.read(module._parameters, key) for key in ("weight", "bias"))
+        self.layers.append(Layer(name, weight, bias, sigma if _is_built_in(sigma) else LiveActivation(sigma)))
 
-    def check_unchanged(self) -> None:
-        """Raises RuntimeError if a layer or parameter is no longer the one, or not where, it was."""
-        # At every step: hence maps, which call no Python.
-        if not all(map(is_, map(dict.get, self._places, self._keys), self._things)):
-            key = next(key for where, key, thing in self._objects if where.get(key) is not thing)
-            raise RuntimeError(_changed(f"`{key}` of the model was replaced"))
-        if any(self._hooks):
-            raise RuntimeError(_changed("a hook was added to the model, which TrainStep would not call"))
-        if _layouts(self.parameters) != self._layouts:
-            moved = next(
-                name
-                for name, p, memory in zip(self.names, self.parameters, self._memory, strict=True)
-                if _layouts([p]) != _layouts([memory])
-            )
-            raise RuntimeError(_changed(f"the parameter `{moved}` was moved or reallocated"))
-        for where, size in self._children:
-            if len(where) != size:
-                raise RuntimeError(_changed("a layer was added to the model"))
+    def _add_flatten(self, module: nn.Module, name: str) -> None:
+        start, end = (self._seen.read(module.__dict__, key) for key in ("start_dim", "end_dim"))
+        self.layers.append(Layer(name, axes=(start, end)))
 
     def check_inputs(self, inputs: Tensor) -> Tensor:
         """What the model gives for `inputs`, without values (on the meta device).
@@ -175,51 +148,8 @@ class LayerStack:
         return a
 
 
-def _layouts(parameters: list[nn.Parameter] | list[Tensor]) -> list[Any]:
-    """Where the parameters lie, and how: other sizes or strides can begin at the same address."""
-    return [
-        *map(Tensor.data_ptr, parameters),
-        *map(Tensor.size, parameters),
-        *map(Tensor.stride, parameters),
-    ]
-
-
-def _changed(what: str) -> str:
-    return (
-        f"TrainStep expected the model that it was made for, but {what}. Nothing was updated. "
-        "Make a new one: mg.TrainStep(model, loss, optimizer)."
-    )
-
-
-def _check_parameters(parameters: list[nn.Parameter], names: list[str]) -> None:
-    if not parameters:
-        raise ValueError("TrainStep expected a model with weights, got one without. Give it a Dense layer.")
-    for p, name in zip(parameters, names, strict=True):
-        if type(p) is not nn.Parameter or p.is_meta or not p.is_floating_point() or p.layout != torch.strided:
-            raise TypeError(
-                f"TrainStep expected plain real floating point parameters, got `{name}`, a {type(p).__name__} of {p.dtype} "
-                f"on {p.device}. Convert or materialise it first, or train with autograd."
-            )
-        if p._backward_hooks or p._post_accumulate_grad_hooks:
-            raise TypeError(
-                f"TrainStep expected parameters without hooks, got some on `{name}`, which it would not call. "
-                "Remove them, or train with autograd."
-            )
-        if (p.dtype, p.device) != (parameters[0].dtype, parameters[0].device):
-            raise ValueError(
-                f"TrainStep expected parameters of one dtype on one device, got {parameters[0].dtype} on {parameters[0].device} "
-                f"for `{names[0]}` and {p.dtype} on {p.device} for `{name}`. Convert the model with model.to(...)."
-            )
-    spans = sorted((*_span(p), name) for p, name in zip(parameters, names, strict=True) if p.numel())
-    for (_, end, first), (start, _, second) in zip(spans, spans[1:], strict=False):
-        if start < end:
-            raise ValueError(
-                f"TrainStep expected every weight to have memory of its own, got `{min(first, second)}` and "
-                f"`{max(first, second)}`, which are tied. Untie them, or train with autograd."
-            )
-
-
-def _span(p: Tensor) -> tuple[int, int]:
-    """The first byte of a parameter and the one after its last."""
-    length = 1 + sum((size - 1) * stride for size, stride in zip(p.shape, p.stride(), strict=True))
-    return p.data_ptr(), p.data_ptr() + length * p.element_size()
+_READERS: dict[type[nn.Module], Callable[[LayerStack, nn.Module, str], None]] = {
+    Dense: LayerStack._add_dense,
+    nn.Linear: LayerStack._add_dense,
+    nn.Flatten: LayerStack._add_flatten,
+}

@@ -2,26 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
-from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.cross_entropy import BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.loss import Loss
+from manualgrad.losses.quadratic import MeanSquaredError, QuadraticLoss
 from manualgrad.train_step.recording.recorder import live
-
-
-class MeanSquaredError(Loss):
-    """C = mean of (a_k - y_k)^2 over batch and features: 2/m times the quadratic loss. Equal to `nn.MSELoss()`."""
-
-    _quadratic = QuadraticLoss()
-
-    def value(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._quadratic.value(outputs, targets) * (2 / outputs.size(-1))
-
-    def gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._quadratic.gradient(outputs, targets) * (2 / outputs.size(-1))
-
-    def target_gradient(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        return self._quadratic.target_gradient(outputs, targets) * (2 / outputs.size(-1))
 
 
 class LiveLoss(Loss):
@@ -42,7 +32,7 @@ class LiveLoss(Loss):
 
 
 def value_and_gradient(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-    """C and dC/da. A sum of squares is had from its own gradient, as one product of a row and a column."""
+    """C and dC/da. A sum of squares is computed from its own gradient, as one product of a row and a column."""
     gradient = loss.gradient(outputs, targets)
     if outputs.numel() == 0:  # a mean over nothing is NaN, a product over nothing 0
         return loss.value(outputs, targets), gradient
@@ -57,6 +47,8 @@ def value_and_gradient(loss: Loss, outputs: Tensor, targets: Tensor) -> tuple[Te
 
 
 _OURS = {QuadraticLoss, BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss}
+_FORMULAS = ("value", "gradient")  # that a user may replace in one of ours
+_SETTINGS = ("reduction", "ignore_index", "label_smoothing")
 _EXPECTED = (
     "mg.QuadraticLoss, mg.SoftmaxCrossEntropyLoss, mg.BinaryCrossEntropyLoss, or the unweighted mean nn.MSELoss(), "
     "nn.CrossEntropyLoss() or nn.BCEWithLogitsLoss()"
@@ -67,10 +59,18 @@ def loss_by_hand(loss: nn.Module) -> Loss:
     """A `Loss` of ours as it is; `nn.MSELoss`, `nn.CrossEntropyLoss` and `nn.BCEWithLogitsLoss` as their equal.
 
     Raises:
-        TypeError: another loss, or one of those with weights, another reduction or label smoothing.
+        TypeError: another loss, one of those with weights, another reduction or label smoothing, or one of ours whose `forward`
+            or `__call__` is another.
     """
     if isinstance(loss, Loss):
-        return loss if type(loss) in _OURS else LiveLoss(loss)
+        kind = type(loss)
+        if kind.forward is not Loss.forward or kind.__call__ is not nn.Module.__call__:
+            raise TypeError(
+                f"TrainStep expected a loss that defines `value` and `gradient`, got {kind.__name__} with a `forward` of its own, "
+                "which it would not call. Move what it does to these two, or train with autograd."
+            )
+        is_ours = kind in _OURS and not any(name in loss.__dict__ for name in _FORMULAS)
+        return loss if is_ours else LiveLoss(loss)
     is_plain = getattr(loss, "reduction", None) == "mean" and getattr(loss, "weight", None) is None
     if type(loss) is nn.MSELoss and is_plain:
         return MeanSquaredError()
@@ -80,3 +80,13 @@ def loss_by_hand(loss: nn.Module) -> Loss:
         if loss.ignore_index == SoftmaxCrossEntropyLoss.ignored:
             return SoftmaxCrossEntropyLoss()
     raise TypeError(f"TrainStep expected {_EXPECTED}, got {loss!r}. Use one of these, or train with autograd.")
+
+
+def read_from_loss(loss: nn.Module, by_hand: Loss) -> Iterator[tuple[dict[str, Any], str]]:
+    """Where each thing lies that `loss_by_hand` relied on."""
+    if not isinstance(loss, Loss):
+        yield from ((loss.__dict__, name) for name in _SETTINGS)
+        yield from ((loss._buffers, name) for name in ("weight", "pos_weight"))
+        yield from ((loss.__dict__, name) for name in ("weight", "pos_weight"))
+    elif by_hand is loss:
+        yield from ((loss.__dict__, name) for name in _FORMULAS)

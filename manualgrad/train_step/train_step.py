@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -44,30 +45,42 @@ class TrainStep:
             `nn.ReLU`, nested as one likes. Frozen parameters (`requires_grad=False`) stay as they are.
         loss: one of manualgrad's, or plain `nn.MSELoss()`, `nn.CrossEntropyLoss()` or `nn.BCEWithLogitsLoss()`.
         optimizer: a `GradientDescent` with some of the model's parameters. Its options may change between calls.
-        max_norm: as `torch.nn.utils.clip_grad_norm_` does, scale all gradients so that their common norm is at most this.
+        max_norm: as `torch.nn.utils.clip_grad_norm_` does, scale all gradients so that their common norm is at most this. May
+            be set to another value between calls.
 
     Raises:
-        TypeError, ValueError: whatever of this is not so, by its name.
+        TypeError, ValueError: if an argument is invalid; the message names it.
     """
 
     def __init__(
         self, model: nn.Module, loss: nn.Module, optimizer: GradientDescent, *, max_norm: float | None = None
     ) -> None:
-        _check(model, optimizer, max_norm)
-        self.model, self.loss, self.optimizer, self.max_norm = model, loss, optimizer, max_norm
-        self._stack = LayerStack(model)
-        self._layers = self._stack.layers
+        _check(model, optimizer)
+        self.max_norm = max_norm
+        self.model, self.loss, self.optimizer = model, loss, optimizer
         self._loss = loss_by_hand(loss)
+        self._stack = LayerStack(model, loss, self._loss)
+        self._layers = self._stack.layers
         self._optimizer = OptimizerView(optimizer, self._stack.parameters)
         self._recorded: dict[tuple, RecordedStep] = {}
         self._last: RecordedStep | None = None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "max_norm":
+            value = _max_norm(value)
+        elif name in ("model", "loss", "optimizer") and name in self.__dict__:
+            raise AttributeError(
+                f"TrainStep expected to keep the `{name}` that it was made for, got another. "
+                "Make a new one: mg.TrainStep(model, loss, optimizer)."
+            )
+        super().__setattr__(name, value)
 
     def __call__(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step. Returns the loss before it: a new 0-dimensional tensor, detached and not read on the host.
 
         Raises:
             ValueError, TypeError: inputs or targets that do not fit, in shape, dtype or device.
-            RuntimeError: the model is no longer what it was: a layer replaced, a parameter moved.
+            RuntimeError: the model or the loss is no longer what it was: a layer replaced, a parameter moved, a hook added.
             In each case before any weight has changed.
         """
         if not (isinstance(inputs, Tensor) and isinstance(targets, Tensor)):
@@ -78,7 +91,16 @@ class TrainStep:
         self._stack.check_unchanged()
         self._optimizer.check_unchanged()
         trained = self._optimizer.trained()
-        key = (inputs.shape, targets.shape, inputs.dtype, targets.dtype, inputs.device, targets.device, trained)
+        key = (
+            inputs.shape,
+            targets.shape,
+            inputs.dtype,
+            targets.dtype,
+            inputs.device,
+            targets.device,
+            trained,
+            self.max_norm,
+        )
         step = self._recorded.get(key)
         if step is None:
             step = self._lay_out(inputs, targets, trained)
@@ -89,25 +111,25 @@ class TrainStep:
         try:
             return step.run(inputs, targets)
         except (IndexError, RuntimeError):
-            self._loss.check(step.form, targets)  # a class index out of range: say so in its own words
+            self._loss.check(step.meta_outputs, targets)  # a class index out of range: say so in its own words
             raise
 
     @property
     def outputs(self) -> Tensor:
-        """The model's outputs in the last call, before the update: memory that the next call may write over."""
+        """A copy of the model's outputs in the last call, before the update."""
         if self._last is None:
             raise RuntimeError(
                 "TrainStep expected a call before `outputs` is read, got none yet. Call step(inputs, targets) first."
             )
-        return self._last.outputs
+        return self._last.outputs.clone()
 
     def __reduce__(self) -> tuple:
         return _made_anew, (self.model, self.loss, self.optimizer, self.max_norm)
 
     def _gradients(
-        self, a: Tensor, y: Tensor, is_trained: dict[nn.Parameter, bool]
-    ) -> tuple[Tensor, Tensor, Gradients]:
-        """The first three steps: the loss C, the outputs a^L, and the gradients with their parameters."""
+        self, a: Tensor, y: Tensor, is_trained: dict[nn.Parameter, bool], max_norm: float | None, is_dense: bool = False
+    ) -> tuple[Tensor, Tensor, Gradients, Tensor | None]:
+        """The first three steps: the loss C, the outputs a^L, the gradients with their parameters, and their norm if it counts."""
         layers, inputs, kept = self._layers, [], []
 
         # 1. Forward: z = w a + b, a = sigma(z).
@@ -134,7 +156,9 @@ class TrainStep:
                 gradients.append((b, FactoredGradient(rows(delta), ones)))
             if i > lowest:
                 a_gradient = delta.reshape(inputs[i].shape) if w is None else backpropagated_error(w, delta)
-        return loss, a, gradients if self.max_norm is None else clip_by_norm(gradients, self.max_norm)
+        if max_norm is None:
+            return loss, a, gradients, None
+        return loss, a, *clip_by_norm(gradients, max_norm, is_dense)
 
     def _update(self, gradients: Gradients, rules: list[Rule]) -> None:
         # 4. Update: w := w - eta dC/dw, by the optimizer's own rule.
@@ -160,7 +184,7 @@ class TrainStep:
             torch.empty(targets.shape, dtype=dtype, device=inputs.device),
             outputs,
             self._optimizer,
-            partial(self._gradients, is_trained=is_trained),
+            partial(self._gradients, is_trained=is_trained, max_norm=self.max_norm),
             self._update,
         )
 
@@ -185,7 +209,7 @@ def _check_targets(loss: Loss, outputs: Tensor, targets: Tensor, device: torch.d
     return outputs.dtype if targets.shape == outputs.shape else targets.dtype  # 0 and 1 given as integers
 
 
-def _check(model: nn.Module, optimizer: GradientDescent, max_norm: float | None) -> None:
+def _check(model: nn.Module, optimizer: GradientDescent) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"TrainStep expected `model` to be a torch.nn.Module, got {type(model).__name__}. "
@@ -196,7 +220,16 @@ def _check(model: nn.Module, optimizer: GradientDescent, max_norm: float | None)
             f"TrainStep expected `optimizer` to be a GradientDescent, got {type(optimizer).__name__}. "
             "Pass mg.GradientDescent(model.parameters(), lr=...), or train with autograd."
         )
-    if max_norm is not None and not 0 < max_norm:
+
+
+def _max_norm(given: Any) -> float | None:
+    """Any real number > 0, NumPy's or a fraction too, as Python's."""
+    try:
+        number = None if given is None else float("nan" if isinstance(given, str | bool) else given)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if number is not None and not number > 0:
         raise ValueError(
-            f"TrainStep expected `max_norm` to be a number > 0 or None, got {max_norm}. Pass for example 1.0."
+            f"TrainStep expected `max_norm` to be a number > 0 or None, got {given}. Pass for example 1.0."
         )
+    return number

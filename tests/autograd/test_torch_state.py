@@ -1,10 +1,13 @@
 """PyTorch still answers the private questions, and answers them rightly."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
 from torch.autograd import forward_ad
 from torch.func import grad, jvp, vmap
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from manualgrad.autograd import torch_state as state
 
@@ -118,19 +121,25 @@ def test_hooks_of_modules() -> None:
 def test_hooks_of_parameters() -> None:
     p = nn.Parameter(torch.ones(1))
     for register in (p.register_hook, p.register_post_accumulate_grad_hook):
-        assert not state.has_hooks(p)
+        assert not state.has_hooks([p])
         handle = register(lambda *_: None)
-        assert state.has_hooks(p)
+        assert state.has_hooks([p])
         handle.remove()
-    assert not state.has_hooks(p)
+    assert not state.has_hooks([p])
 
 
 def test_hooks_of_optimizers() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1)
     tables = state.hooks_of_optimizer(optimizer)
-    for i, register in enumerate((optimizer.register_step_pre_hook, optimizer.register_step_post_hook)):
+    registers: tuple[Any, ...] = (
+        optimizer.register_step_pre_hook,
+        optimizer.register_step_post_hook,
+        register_optimizer_step_pre_hook,
+        register_optimizer_step_post_hook,
+    )
+    for i, register in enumerate(registers):
         handle = register(lambda *_: None)
-        assert [bool(table) for table in tables] == [j == i for j in range(2)]
+        assert [bool(table) for table in tables] == [j == i for j in range(4)]
         handle.remove()
 
 

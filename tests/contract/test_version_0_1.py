@@ -35,7 +35,9 @@ def test_and_trains(whole: dict[str, Any]) -> None:
 
 
 def test_revert_refuses_a_layer_into_which_the_convert_of_0_1_moved_an_activation(whole: dict[str, Any]) -> None:
-    with pytest.raises(RuntimeError, match=r"^revert expected .3\.0. to return z, as convert left it, got the activation"):
+    with pytest.raises(
+        RuntimeError, match=r"^revert expected .3\.0. to return z, as convert left it, got the activation"
+    ):
         mg.revert(whole["model"])
     assert torch.equal(whole["model"](whole["input"]), whole["output"])
 

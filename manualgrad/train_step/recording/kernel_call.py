@@ -52,29 +52,27 @@ class KernelCall:
     def __init__(
         self, operation: Any, args: tuple, kwargs: dict[str, Any], formula_of: Callable[[Any], Formula | None]
     ) -> None:
-        self.args, self.kwargs = list(args), dict(kwargs)
-        self._numbers: list[tuple[Any, Any, Formula]] = []  # where each number lies that the options decide
-        if operation is aten.sum.out:
-            operation, self.args = aten.sum.IntList_out, [*self.args, None]  # over no axis in particular: all
-        elif operation in _ARITHMETIC and not isinstance(self.args[1], Tensor) and self.args[0].is_floating_point():
-            number, like = self.args[1], self.args[0]
-            self.args[1] = torch.tensor(number, dtype=like.dtype, device=like.device)
-            if (formula := formula_of(number)) is not None:
-                self._numbers.append((self.args[1], None, formula))
-        for holder in (self.args, self.kwargs):
-            for key, value in enumerate(holder) if isinstance(holder, list) else holder.items():
+        self._operation, self.args = _normalised(operation, args)
+        self.kwargs = dict(kwargs)
+        self.function = _BINDINGS.get(self._operation) or getattr(self._operation, "_op", self._operation)
+        # Where each number lies that the options decide: in args, in kwargs, or in a tensor made of it.
+        self._numbers: list[tuple[Any, Any, Formula]] = []
+        places: list[tuple[Any, dict]] = [(self.args, dict(enumerate(args))), (self.kwargs, kwargs)]
+        for holder, given in places:
+            for key, value in given.items():
                 if (formula := formula_of(value)) is not None:
-                    self._numbers.append((holder, key, formula))
-        self._operation = operation
-        self.function = _BINDINGS.get(operation) or getattr(operation, "_op", operation)
+                    is_tensor = isinstance(holder[key], Tensor)
+                    self._numbers.append((holder[key], ..., formula) if is_tensor else (holder, key, formula))
 
     def set_numbers(self, options: Options) -> None:
         """Let the numbers follow the options."""
         for holder, key, formula in self._numbers:
-            if isinstance(holder, Tensor):
-                holder.fill_(formula(options))
-            else:
-                holder[key] = formula(options)
+            holder[key] = formula(options)
+
+    @property
+    def made_of_numbers(self) -> list[tuple[Tensor, Formula]]:
+        """The tensors that stand for numbers which the options decide."""
+        return [(holder, formula) for holder, _, formula in self._numbers if isinstance(holder, Tensor)]
 
     def as_text(self, name: Callable[[Any], str]) -> str:
         """As a line of TorchScript. `name` gives the name or the literal of an argument."""
@@ -82,6 +80,16 @@ class KernelCall:
         values = [name(formulas.get((id(self.args), i), x)) for i, x in enumerate(self.args)]
         values += [f"{key}={name(formulas.get((id(self.kwargs), key), x))}" for key, x in self.kwargs.items()]
         return f"torch.ops.aten.{self._operation._overloadpacket.__name__}({', '.join(values)})"
+
+
+def _normalised(operation: Any, args: tuple) -> tuple[Any, list[Any]]:
+    """The same kernel in the form that is cheapest to call again and again."""
+    if operation is aten.sum.out:
+        return aten.sum.IntList_out, [*args, None]  # over no axis in particular: all
+    if operation in _ARITHMETIC and not isinstance(args[1], Tensor) and args[0].is_floating_point():
+        x, number, *rest = args
+        return operation, [x, torch.tensor(number, dtype=x.dtype, device=x.device), *rest]
+    return operation, list(args)
 
 
 class KernelCallAndCopy:
@@ -104,8 +112,12 @@ class LiveCall:
     """A Python function that is called anew, because it may decide otherwise next time; its result is copied."""
 
     def __init__(self, function: Callable[..., Tensor], args: tuple, buffer: Tensor) -> None:
-        self.function: Callable[..., Any] = lambda *args: buffer.copy_(function(*args))
-        self.args, self.kwargs = args, dict[str, Any]()
+        self._function, self._buffer = function, buffer
+        self.function, self.args, self.kwargs = self._run, args, dict[str, Any]()
+
+    def _run(self, *args: Any) -> None:
+        with torch.inference_mode(False), torch.no_grad():  # as while recording: it may differentiate something itself
+            self._buffer.copy_(self._function(*args))
 
     def set_numbers(self, options: Options) -> None:
         """It reads what it needs by itself."""

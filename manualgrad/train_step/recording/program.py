@@ -6,12 +6,16 @@ spends less than half of that. The program is a text of one line for each kernel
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from threading import Lock
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from manualgrad.autograd.torch_state import graph_executor
 from manualgrad.train_step.recording.kernel_call import Call, KernelCall
 from manualgrad.train_step.recording.traced_number import Formula, Options
 
@@ -32,18 +36,29 @@ class ReplayByPython:
 
     def __init__(self, inputs: Sequence[Tensor], calls: Sequence[Call]) -> None:
         self._inputs, self._calls = inputs, calls
-        self._kernels = [(call.function, call.args, call.kwargs) for call in calls]
+        self._kernels = as_partials(calls)
 
     def __call__(self, *tensors: Tensor) -> None:
         for x, tensor in zip(self._inputs, tensors, strict=True):
             x.copy_(tensor)
-        for function, args, kwargs in self._kernels:
-            function(*args, **kwargs)
+        run_as_one(self._kernels)
 
     def set_numbers(self, options: Options) -> None:
         """Let the numbers follow the options."""
         for call in self._calls:
             call.set_numbers(options)
+        self._kernels = as_partials(self._calls)
+
+
+def as_partials(calls: Sequence[Call]) -> list[partial[Any]]:
+    """Each call as a function without arguments."""
+    return [partial(call.function, *call.args, **call.kwargs) for call in calls]
+
+
+def run_as_one(kernels: Iterable[partial[Any]]) -> None:
+    """Call them one after the other. Python looks for Ctrl-C between two lines of Python, and there are none between two calls
+    of a map: an update that has begun is completed."""
+    deque(map(partial.__call__, kernels), maxlen=0)
 
 
 class _Memory(torch.jit.ScriptModule):
@@ -57,15 +72,17 @@ class _Memory(torch.jit.ScriptModule):
 
 # Of a text and a number of tensors. PyTorch keeps whatever it has compiled, so one text is compiled once, whatever the batch.
 _kinds: dict[tuple[str, int], type[_Memory]] = {}
+_compiling = Lock()
 
 
 def _compiled(text: str, tensors: list[Tensor]) -> Callable[..., None]:
-    kind = _kinds.get((text, len(tensors)))
-    if kind is None:
-        kind = type("_Program", (_Memory,), {})
-        kind(tensors).define(text)
-        _kinds[text, len(tensors)] = kind
-    return kind(tensors).forward
+    with _compiling:
+        kind = _kinds.get((text, len(tensors)))
+        if kind is None:
+            kind = type("_Program", (_Memory,), {})
+            kind(tensors).define(text)
+            _kinds[text, len(tensors)] = kind
+        return kind(tensors).forward
 
 
 class ReplayProgram:
@@ -79,23 +96,24 @@ class ReplayProgram:
         self._tensors: dict[int, tuple[int, Tensor]] = {}  # by id: the place in the order, and the tensor, kept alive
         self._formulas: dict[float | Formula, tuple[int, Formula]] = {}  # of a number, or of itself
         self._numbers: list[float] = []
+        self._made_of_numbers: list[tuple[Tensor, Formula]] = []
         arguments = [f"input_{i}" for i in range(len(inputs))]
         lines = [f"{self._name(x)}.copy_({argument})" for x, argument in zip(inputs, arguments, strict=True)]
         for call in calls:
             if not isinstance(call, KernelCall):
                 raise NotImplementedError
             lines.append(call.as_text(self._name))
+            self._made_of_numbers += call.made_of_numbers
         arguments += [f"number_{i}: float" for i in range(len(self._formulas))]
         self.text = f"def forward(self, {', '.join(arguments)}):\n" + "".join(f"    {line}\n" for line in lines)
         self._run = _compiled(self.text, [tensor for _, tensor in self._tensors.values()])
         # What torch.jit.optimized_execution(False) does, for this thread: there is nothing to fuse, and looking takes long.
-        self._is_optimizing = torch._C._get_graph_executor_optimize
-        self._optimize = torch._C._set_graph_executor_optimize
+        self._is_optimizing, self._optimize = graph_executor()
 
     def __call__(self, *tensors: Tensor) -> None:
         before = self._is_optimizing()
-        self._optimize(False)
         try:
+            self._optimize(False)
             self._run(*tensors, *self._numbers)
         finally:
             self._optimize(before)
@@ -103,6 +121,8 @@ class ReplayProgram:
     def set_numbers(self, options: Options) -> None:
         """Let the numbers follow the options."""
         self._numbers = [formula(options) for _, formula in self._formulas.values()]
+        for tensor, formula in self._made_of_numbers:
+            tensor.fill_(formula(options))
 
     def _name(self, x: Any) -> str:
         """What stands for x in the text. Numbers are arguments, also those that no option decides: a batch size is in some of

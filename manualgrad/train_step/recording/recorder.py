@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack, _pop_mode
 from torch.utils._pytree import tree_iter
 
-from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.matrix_products import views_made_once
 from manualgrad.train_step.recording.kernel_call import Call, KernelCall, KernelCallAndCopy, LiveCall
-from manualgrad.train_step.recording.traced_number import NumberTracer, Options
+from manualgrad.train_step.recording.program import as_partials, run_as_one
+from manualgrad.train_step.recording.traced_number import NumberTracer
 
 
 aten = torch.ops.aten
@@ -43,13 +43,26 @@ _COMMON = {aten.sub.Tensor, aten.ne.Scalar}
 _COPIES = {aten._to_copy.default, aten.clone.default}
 
 
-_active: list[Recording] = []
+def record(function: Callable[..., Any], *arguments: Any, tracer: NumberTracer | None = None) -> tuple[Any, Recording]:
+    """function(*arguments), without gradients, and a recording that runs its kernels again on the same memory.
+
+    Args:
+        tracer: see `Recording`.
+    """
+    modes = len(_get_current_dispatch_mode_stack())
+    try:
+        try:
+            with torch.no_grad(), Recording(tracer) as recording, views_made_once():
+                return function(*arguments), recording
+        finally:  # Ctrl-C within the mode's own __enter__ or __exit__ would leave it there
+            _pop_modes_above(modes)
+    finally:  # and Ctrl-C in the line above too
+        _pop_modes_above(modes)
 
 
-def record(function: Callable[..., Any], *arguments: Any) -> tuple[Any, Recording]:
-    """function(*arguments), without gradients, and a recording that runs its kernels again on the same memory."""
-    with torch.no_grad(), Recording() as recording, views_made_once():
-        return function(*arguments), recording
+def _pop_modes_above(depth: int) -> None:
+    while len(_get_current_dispatch_mode_stack()) > depth:
+        _pop_mode()
 
 
 def live(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
@@ -57,7 +70,8 @@ def live(function: Callable[..., Tensor], *arguments: Any) -> Tensor:
 
     A captured CUDA graph cannot do that: there the first call's kernels are what is replayed.
     """
-    return _active[-1].call_live(function, *arguments) if _active else function(*arguments)
+    recordings = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, Recording)]
+    return recordings[-1].call_live(function, *arguments) if recordings else function(*arguments)
 
 
 class Recording(TorchDispatchMode):
@@ -82,18 +96,11 @@ class Recording(TorchDispatchMode):
         self.calls: list[Call] = []
         self._is_live = False
         self._constants: dict[int, tuple[Tensor, Tensor]] = {}  # by address: a constant, and a copy of it
-        self._known: dict[
-            tuple | None, tuple[Any, tuple]
-        ] = {}  # results that are still true, and the arguments, kept alive
+        # Results that are still true, with their arguments, kept alive.
+        self._known: dict[tuple | None, tuple[Any, tuple]] = {}
 
     def __call__(self) -> None:
-        for call in self.calls:
-            call.function(*call.args, **call.kwargs)
-
-    def set_numbers(self, options: Options) -> None:
-        """Let the numbers that the tracer knows follow the options."""
-        for call in self.calls:
-            call.set_numbers(options)
+        run_as_one(as_partials(self.calls))
 
     def call_live(self, function: Callable[..., Tensor], *arguments: Any) -> Tensor:
         """See `live`."""
@@ -105,21 +112,14 @@ class Recording(TorchDispatchMode):
         self.calls.append(LiveCall(function, arguments, result))
         return result
 
-    def __enter__(self) -> Recording:
-        _active.append(self)
-        return super().__enter__()
-
-    def __exit__(self, *exception: Any) -> None:
-        _active.pop()
-        super().__exit__(*exception)
-
     def __torch_dispatch__(
         self, operation: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if FactoredGradient in types:  # its rules call kernels on plain tensors, and those are what to record
-            with self:
-                return FactoredGradient.__torch_dispatch__(operation, types, args, kwargs)
+        if (
+            types
+        ):  # a subclass, say a FactoredGradient: its rules call kernels on plain tensors, and those are what to record
+            return NotImplemented
         if operation is aten._local_scalar_dense.default and not self._is_live:
             raise RuntimeError(
                 "A recording expected code that leaves values on the device, got one that reads a tensor as a Python number. "
@@ -172,13 +172,10 @@ class Recording(TorchDispatchMode):
             target = args[i] if i < len(args) else kwargs.get(argument.name)
             if argument.alias_info is not None and argument.alias_info.is_write and isinstance(target, Tensor):
                 if (constant := self._constants.pop(_address(target), None)) is not None:
-                    self.calls.insert(0, self._call(aten.copy_.default, constant, {}))
+                    self.calls.insert(0, KernelCall(aten.copy_.default, constant, {}, self._tracer.find))
 
     def _append(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> None:
-        self.calls.append(self._call(operation, args, kwargs))
-
-    def _call(self, operation: Any, args: tuple, kwargs: dict[str, Any]) -> KernelCall:
-        return KernelCall(operation, args, kwargs, self._tracer.find)
+        self.calls.append(KernelCall(operation, args, kwargs, self._tracer.find))
 
 
 def _is_alias(result: Tensor, args: tuple) -> bool:
