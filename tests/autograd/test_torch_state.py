@@ -9,12 +9,6 @@ from torch.func import grad, jvp, vmap
 from manualgrad.autograd import torch_state as state
 
 
-pytestmark = [  # PyTorch's own, on importing its decompositions
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
-]
-
-
 def test_transforms() -> None:
     seen = []
 
@@ -66,7 +60,6 @@ def test_autocast() -> None:
     assert not state.is_any_autocast_enabled()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_tracing() -> None:
     seen = [state.tracing_state()]
 
