@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from manualgrad.bench.floor import floor
-from manualgrad.bench.rivals import Problem, make
+from manualgrad.bench.problem import Problem
+from manualgrad.bench.rivals import make
 
 
 BLOCK = 0.02  # seconds that a block of steps takes at least: a shorter one is a matter of the clock and of luck
