@@ -56,7 +56,7 @@ def output_error(cost_gradient: Tensor, activation: Activation, kept: Tensor | N
     if activation.product is not None and not torch.is_grad_enabled():  # not every kernel can be differentiated again
         return activation.product(cost_gradient, kept)  # the same product, in one pass over memory
     derivative = activation.derivative(kept)
-    return cost_gradient * (derivative.conj() if derivative.is_complex() else derivative)
+    return cost_gradient * (derivative.conj() if derivative.dtype.is_complex else derivative)
 
 
 def backpropagated_error(weight: Tensor, delta: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ def backpropagated_error(weight: Tensor, delta: Tensor) -> Tensor:
     weight (m, n), delta (..., m) -> (..., n). Times sigma'(z) of the layer below, which is `output_error` once more,
     it is that layer's delta. The equation's two factors stand apart because each layer knows only its own sigma.
     """
-    return times_weight(delta, weight.conj() if weight.is_complex() else weight)
+    return times_weight(delta, weight.conj() if weight.dtype.is_complex else weight)
 
 
 def weight_gradient(delta: Tensor, a: Tensor) -> Tensor:
@@ -73,7 +73,7 @@ def weight_gradient(delta: Tensor, a: Tensor) -> Tensor:
 
     delta (r, m), a (r, n) -> (m, n).
     """
-    return torch.mm(delta.t(), a.conj() if a.is_complex() else a)
+    return torch.mm(delta.t(), a.conj() if a.dtype.is_complex else a)
 
 
 def add_weight_gradient(target: Tensor, delta: Tensor, a: Tensor, alpha: float = 1.0, beta: float = 1.0) -> Tensor:

@@ -19,6 +19,8 @@ import torch
 from torch import Tensor, get_num_threads
 from torch.nn import functional as F
 
+from manualgrad.autograd.torch_state import are_transforms_active
+
 
 # Entries of a weight, in all and for each row, that make it pay.
 SMALLEST, SMALLEST_PER_ROW, MOST_ROWS = 2**18, 2**12, 512
@@ -158,13 +160,13 @@ def _pays_in_blocks(rows: Tensor, weight: Tensor) -> bool:
 
 def _is_plain(x: Tensor, y: Tensor) -> bool:
     return (
-        x.dtype == y.dtype == torch.float32
+        not torch.compiler.is_compiling()
+        and x.dtype == y.dtype == torch.float32
         and x.device.type == y.device.type == "cpu"
         and x.is_contiguous()
         and y.is_contiguous()
         and type(x) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch._C._are_functorch_transforms_active()
+        and not are_transforms_active()
     )
 
 

@@ -7,7 +7,13 @@ from typing import Any
 import torch
 from torch.autograd import Function
 
-from manualgrad.autograd.torch_state import are_transforms_active, forward_modes, is_forward_mode_active, tracing_state
+from manualgrad.autograd.torch_state import (
+    are_transforms_active,
+    forward_modes,
+    is_exporting,
+    is_forward_mode_active,
+    tracing_state,
+)
 
 
 def call(function: type[Function], with_tangent: type[Function], *arguments: Any) -> Any:
@@ -16,7 +22,7 @@ def call(function: type[Function], with_tangent: type[Function], *arguments: Any
     For `torch.export` the forward pass alone: a graph of plain operations, which others can read.
     """
     if torch.compiler.is_compiling():
-        if torch.compiler.is_exporting():
+        if is_exporting():
             return function.forward(*arguments)
         return function.apply(*arguments)
     if is_forward_mode_active():

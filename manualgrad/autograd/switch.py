@@ -22,7 +22,7 @@ def is_by_autograd() -> bool:
 
 
 def something_stood_back() -> bool:
-    """Whether any layer or loss has left its backward pass to autograd in the block that is open, or was last."""
+    """Whether autograd has replaced a hand-written backward pass in the block that is open, or was last."""
     return _something_stood_back
 
 

@@ -32,8 +32,17 @@ InferenceMode = torch._C._InferenceMode  # torch.inference_mode()
 
 
 def is_forward_mode_active() -> bool:
-    """Whether an output may need a tangent: inside `torch.autograd.forward_ad.dual_level`, or any transform of `torch.func`."""
-    return forward_ad._current_level >= 0 or are_transforms_active()  # no public form tells of a level
+    """Whether an output may need a tangent: inside `torch.autograd.forward_ad.dual_level`, or any transform of `torch.func`.
+    No public form."""
+    return forward_ad._current_level >= 0 or are_transforms_active()
+
+
+def is_exporting() -> bool:
+    """Inside `torch.export`. `torch.compiler.is_exporting` came with torch 2.7; before, an export that is not strict can be told,
+    since it compiles without Dynamo."""
+    if hasattr(torch.compiler, "is_exporting"):
+        return torch.compiler.is_exporting()
+    return not torch.compiler.is_dynamo_compiling()
 
 
 def forward_modes() -> int:

@@ -44,13 +44,21 @@ def _operations_per_second(rows: int, sizes: list[int], device: str) -> float:
 
 def _least(operation: Callable[[], Any], device: str, repeats: int = 7) -> float:
     """Seconds of the fastest of a few, after one that does not count."""
-    times = []
-    for _ in range(repeats + 1):
-        if device == "cuda":
-            torch.cuda.synchronize()
-        began = time.perf_counter()
-        operation()
-        if device == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    return max(1e-9, min(times[1:]))
+    return max(1e-9, min([elapsed(operation, 1, device) for _ in range(repeats + 1)][1:]))
+
+
+def elapsed(step: Callable[[], Any], count: int, device: str) -> float:
+    """Seconds of that many steps, to the end of their work on the device."""
+    if device == "cuda":
+        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        torch.cuda.synchronize()
+        start.record()
+        for _ in range(count):
+            step()
+        end.record()
+        end.synchronize()
+        return start.elapsed_time(end) / 1e3
+    began = time.perf_counter()
+    for _ in range(count):
+        step()
+    return time.perf_counter() - began

@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.bench.floor import floor
-from manualgrad.bench.rivals import Problem, make
+from manualgrad.bench.floor import elapsed, floor
+from manualgrad.bench.problem import Problem
+from manualgrad.bench.rivals import make
 
 
 BLOCK = 0.02  # seconds that a block of steps takes at least: a shorter one is a matter of the clock and of luck
@@ -76,7 +77,7 @@ def interleaved(
     Each turn is a block of steps after one that is not timed, which brings weights that fit there back into the caches, as in
     a training loop. All take the same number of steps. `seconds` is for all of it; there are at least so many rounds.
     """
-    size = max(1, round(BLOCK / max(1e-6, min(_seconds(step, 1, device) for step in steps.values()))))
+    size = max(1, round(BLOCK / max(1e-6, min(elapsed(step, 1, device) for step in steps.values()))))
     blocks: dict[str, list[float]] = {name: [] for name in steps}
     names, began = list(steps), time.perf_counter()
     gc.collect()
@@ -85,7 +86,7 @@ def interleaved(
         while len(blocks[names[0]]) < rounds or time.perf_counter() - began < seconds:
             for name in names:
                 steps[name]()
-                blocks[name].append(_seconds(steps[name], size, device) / size)
+                blocks[name].append(elapsed(steps[name], size, device) / size)
             names.append(names.pop(0))
     finally:
         gc.enable()
@@ -95,23 +96,6 @@ def interleaved(
 def _quartiles(values: list[float]) -> dict[str, float]:
     lower, median, upper = statistics.quantiles(values, n=4)
     return {"median": median, "lower": lower, "upper": upper, "blocks": len(values)}
-
-
-def _seconds(step: Callable[[], Any], count: int, device: str) -> float:
-    """That many steps, to the end of their work on the device."""
-    if device == "cuda":
-        start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-        torch.cuda.synchronize()
-        start.record()
-        for _ in range(count):
-            step()
-        end.record()
-        end.synchronize()
-        return start.elapsed_time(end) / 1e3
-    began = time.perf_counter()
-    for _ in range(count):
-        step()
-    return time.perf_counter() - began
 
 
 def peak_bytes(name: str, problem: dict[str, Any], steps: int = 3) -> int | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import manualgrad as mg
-from manualgrad.bench.rivals import Problem, Way, train_step
+from manualgrad.bench.problem import Problem, Way, train_step
 
 
 def with_jax(problem: Problem) -> Way:

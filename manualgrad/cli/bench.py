@@ -15,7 +15,8 @@ import torch
 
 from manualgrad.bench import report
 from manualgrad.bench.children import CUDA, JEMALLOC, SYSTEM, jemalloc, measured
-from manualgrad.bench.rivals import CANNOT_CLIP, OURS, RIVALS, TORCH_ACTIVATIONS, TRAIN_STEP
+from manualgrad.bench.problem import TORCH_ACTIVATIONS
+from manualgrad.bench.rivals import CANNOT_CLIP, OURS, RIVALS, TRAIN_STEP
 
 
 WIDE, MIDDLE, SMALL = "1024-4096-4096-4096-1024 relu", "512-1024-1024-512 relu", "784-30-10 sigmoid"

@@ -20,7 +20,8 @@ class AsFunction:
         if not isinstance(self.subject, nn.Module):
             return self.subject(*arguments)
         inputs, values = arguments[: self.inputs], arguments[self.inputs :]
-        wide = next((x.dtype for x in arguments if isinstance(x, Tensor) and x.is_floating_point()), None)
+        floats = [x.dtype for x in arguments if isinstance(x, Tensor) and x.is_floating_point()]
+        wide = floats[0] if floats else None  # next(..., None) cannot be compiled before torch 2.7
         buffers = {
             name: buffer.clone().to(wide) if wide and buffer.is_floating_point() else buffer.clone()
             for name, buffer in self.subject.named_buffers()

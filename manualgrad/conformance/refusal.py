@@ -24,6 +24,7 @@ _SAID_BY_PYTORCH = re.compile(
     r"|does not have vmap support"
     r"|^vmap: |Batching rule not implemented|Cannot access data pointer of Tensor"
     r"|marked with @once_differentiable"
+    r"|is not supported for complex types"
 )
 _GRAPH_BREAKS = ("Unsupported", "UncapturedHigherOrderOpError")
 _TORCH = str(Path(torch.__file__).parent)
@@ -31,8 +32,10 @@ _TORCH = str(Path(torch.__file__).parent)
 
 def is_refusal(error: BaseException) -> bool:
     """Whether the layer, or PyTorch on its behalf, refuses on purpose, so that nothing wrong is computed."""
-    if isinstance(error, NotImplementedError) or type(error).__name__ in _GRAPH_BREAKS:
+    if isinstance(error, NotImplementedError):
         return True
+    if type(error).__name__ in _GRAPH_BREAKS:  # since torch 2.14 also around an operation that fails as it is traced
+        return "failed to run FX node with fake tensors" not in str(error)
     return bool(_SAID_BY_PYTORCH.search(str(error))) or _is_raised_going_forwards(error.__traceback__)
 
 

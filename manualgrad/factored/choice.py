@@ -10,9 +10,9 @@ import math
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from manualgrad import equations
+from manualgrad.autograd.torch_state import is_batched_gradient, is_forward_mode_active
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.requests import is_wanted
 
@@ -51,7 +51,6 @@ def _is_plain_backward(delta: Tensor, a: Tensor) -> bool:
     return (
         not torch.is_grad_enabled()
         and type(delta) is type(a) is Tensor
-        and not torch._C._are_functorch_transforms_active()
-        and not torch._C._functorch.is_legacy_batchedtensor(delta)  # torch.autograd.grad(..., is_grads_batched=True)
-        and forward_ad._current_level < 0
+        and not is_forward_mode_active()
+        and not is_batched_gradient(delta)
     )

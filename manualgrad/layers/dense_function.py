@@ -14,7 +14,7 @@ from torch import Tensor
 from manualgrad import equations
 from manualgrad.activation.built_in import Activation, identity
 from manualgrad.autograd.autocast import is_autocasting, without_autocast
-from manualgrad.autograd.torch_state import are_transforms_active
+from manualgrad.autograd.torch_state import are_transforms_active, is_exporting
 from manualgrad.factored.choice import may_keep_factors, weight_gradient_or_factors
 
 
@@ -95,7 +95,7 @@ class DenseFunctionWithTangent(DenseFunction):
 def _is_view(z: Tensor) -> bool:
     """As with 1-d and 3-d input. `torch.compile` and the transforms of `torch.func` cannot tell: there it may be one."""
     if torch.compiler.is_compiling():
-        return z.dim() != 2 and not torch.compiler.is_exporting()  # which is to show plain operations
+        return z.dim() != 2 and not is_exporting()  # which is to show plain operations
     return are_transforms_active() or (type(z) is Tensor and z._is_view())
 
 

@@ -41,7 +41,7 @@ def test_losses_too(loss: torch.nn.Module) -> None:
     assert torch.equal(by_hand, by_torch)
 
 
-def test_a_block_knows_whether_anything_stood_back(wrong: mg.Activation) -> None:
+def test_a_block_knows_whether_a_hand_written_backward_pass_was_replaced(wrong: mg.Activation) -> None:
     x = torch.randn(4, 3)
     with by_autograd():
         assert not something_stood_back()

@@ -12,12 +12,6 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from manualgrad.autograd import torch_state as state
 
 
-pytestmark = [  # PyTorch's own, on importing its decompositions
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
-]
-
-
 def test_transforms() -> None:
     seen = []
 
@@ -69,7 +63,6 @@ def test_autocast() -> None:
     assert not state.is_any_autocast_enabled()
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:DeprecationWarning")
 def test_tracing() -> None:
     seen = [state.tracing_state()]
 

@@ -25,6 +25,8 @@ def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
 
 @pytest.mark.parametrize("case", distributed_cases.CASES)
 def test_same_weights_as_one_process(case: str, outcomes: list[dict[str, Any]]) -> None:
+    if case.startswith("FSDP2") and torch.__version__ < "2.7":
+        pytest.skip("FSDP2 does not run on the CPU in torch 2.6: its streams lack record_event")
     for outcome in outcomes:
         assert not isinstance(outcome[case], str), outcome[case]
         assert outcome[case] < 1e-12

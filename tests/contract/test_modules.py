@@ -14,8 +14,7 @@ import manualgrad as mg
 from manualgrad.autograd.switch import by_autograd
 
 
-pytestmark = [  # PyTorch's own, on importing its decompositions and on tracing any autograd.Function
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+pytestmark = [  # PyTorch's own, on tracing any autograd.Function
     pytest.mark.filterwarnings("ignore:.*autograd.function.Function'> should not be instantiated:DeprecationWarning"),
 ]
 

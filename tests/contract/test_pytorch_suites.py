@@ -28,8 +28,6 @@ import manualgrad as mg
 
 
 pytestmark = [
-    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
-    pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning"),
     pytest.mark.filterwarnings("ignore:.*autograd.function.Function'> should not be instantiated:DeprecationWarning"),
 ]
 
@@ -47,11 +45,11 @@ DENSE = OpInfo(
 
 
 class TestDenseOperator(TestCase):
-    """test_ops.py, test_ops_gradients.py, test_ops_fwd_gradients.py: nn.functional.linear's 18 samples."""
+    """test_ops.py, test_ops_gradients.py, test_ops_fwd_gradients.py: nn.functional.linear's samples, 18 of them or more."""
 
     def samples(self, device: str, dtype: torch.dtype, op: Any, requires_grad: bool = True) -> list:
         samples = list(op.sample_inputs(device, dtype, requires_grad=requires_grad))
-        assert len(samples) == 18
+        assert len(samples) >= 18
         return samples
 
     @ops([DENSE], allowed_dtypes=DENSE.dtypes)

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
@@ -91,8 +90,7 @@ def hooked():
 
 
 def scripted():
-    with pytest.warns(DeprecationWarning):
-        part = torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)))
+    part = torch.jit.script(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), nn.Linear(6, 3)))
     return nn.Sequential(nn.Linear(4, 6), nn.Tanh(), part)
 
 

@@ -47,7 +47,7 @@ def test_the_twins_are_all_there() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.complex64])
 def test_pytorch_s_own_samples_are_equal(dtype: torch.dtype) -> None:
     samples = list(LINEAR.sample_inputs("cpu", dtype, requires_grad=True))
-    assert len(samples) == 18
+    assert len(samples) >= 18
     for sample in samples:
         ours, theirs = mg.dense(sample.input, *sample.args), LINEAR(sample.input, *sample.args)
         assert torch.equal(ours, theirs) and ours.dtype == theirs.dtype
