@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from manualgrad.conformance.result import Failed, NotSupported, in_brief
+from manualgrad.comparison.result import in_brief
+from manualgrad.conformance.result import Failed, NotSupported
 
 
 _SAID_BY_PYTORCH = re.compile(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -122,10 +121,3 @@ class Conformance(tuple[Check, ...]):
         count = {status: len(self._with_status(status)) for status in statuses}
         yield ""
         yield ", ".join(f"{number} {status}" for status, number in count.items()) + "."
-
-
-def in_brief(error: Exception) -> str:
-    """The first sentence of an error, cut where it is too long for a table."""
-    sentence = re.split(r"\n|(?<=\w)\. ", str(error).strip(), maxsplit=1)[0]
-    whole = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
-    return whole if len(whole) <= 90 else f"{whole[:87]}..."
