@@ -11,8 +11,16 @@ from torch import Tensor, nn
 
 from manualgrad.autograd.switch import by_autograd, something_stood_back
 from manualgrad.comparison.difference import coarsest, judged, widened
-from manualgrad.comparison.result import Comparison, in_brief
-from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, each_tensor
+from manualgrad.comparison.result import Comparison
+from manualgrad.dry_run import (
+    RandomStates,
+    check_loss_function,
+    checked_loss,
+    copied,
+    deep_copied,
+    each_tensor,
+    in_brief,
+)
 from manualgrad.factored.requests import pass_on_requests
 
 

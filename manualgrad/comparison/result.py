@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from html import escape
@@ -105,9 +104,9 @@ class Comparison:
         verdict += f" Largest relative difference {self.max_relative_error:.1e}."
         if factored:
             verdict += f" Factored by hand: {', '.join(factored)}."
-        return "\n".join([verdict, *self._caveats()])
+        return "\n".join([verdict, *self.caveats()])
 
-    def _caveats(self) -> Iterator[str]:
+    def caveats(self) -> Iterator[str]:
         """What the rows do not show, a line for each reason."""
         if not self.anything_by_hand:
             yield (
@@ -192,10 +191,3 @@ def _cells(row: Row) -> tuple[str, ...]:
         *("-" if math.isnan(e) and not row.shows_nothing else f"{e:.1e}" for e in errors),
         "zero up to rounding" if row.zero_up_to_rounding else "yes" if row.ok else "NO",
     )
-
-
-def in_brief(error: Exception) -> str:
-    """The first sentence of an error, cut where it is too long for a table."""
-    sentence = re.split(r"\n|(?<=\w)\. ", str(error).strip(), maxsplit=1)[0]
-    whole = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
-    return whole if len(whole) <= 90 else f"{whole[:87]}..."

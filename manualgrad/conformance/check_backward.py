@@ -8,12 +8,12 @@ from typing import Any
 
 import torch
 
-from manualgrad.comparison.result import in_brief
 from manualgrad.conformance.case import Case, gradients_of
 from manualgrad.conformance.checks import copies, derivatives, execution, layouts, memory, surroundings, transforms
 from manualgrad.conformance.diagnosis import GRADIENT_LINE
 from manualgrad.conformance.reproduction import first_line
 from manualgrad.conformance.result import Check, Conformance, Failed, NotApplicable, NotSupported
+from manualgrad.dry_run import in_brief
 
 
 CHECKS: dict[str, Callable[[Case], str]] = {

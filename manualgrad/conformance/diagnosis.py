@@ -31,7 +31,9 @@ def first_difference(
         if a.shape != e.shape:
             return f"{name} {wrong_shape(a.shape, e.shape)}"
         if a.dtype.is_floating_point or a.dtype.is_complex:
-            verdict = row(name, a.detach(), e.detach(), (truth or expected)[i].detach(), tolerance or TOLERANCE[e.dtype])
+            verdict = row(
+                name, a.detach(), e.detach(), (truth or expected)[i].detach(), tolerance or TOLERANCE[e.dtype]
+            )
             if not (verdict.ok or verdict.shows_nothing):  # NaN or infinite alike is as it should be
                 return f"{name} {_wrong_value(a.detach(), e.detach())}"
         elif not torch.equal(a, e):

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck as finite_differences, gradgradcheck as second_finite_differences
 
-from manualgrad.comparison.result import in_brief
 from manualgrad.conformance.case import Case, gradients, gradients_of, output_names, outputs, upstream
 from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal, first_difference
 from manualgrad.conformance.graph import Watch, refused_shape
 from manualgrad.conformance.refusal import refused
 from manualgrad.conformance.result import Failed, NotApplicable
+from manualgrad.dry_run import in_brief
 
 
 def output(case: Case) -> str:
