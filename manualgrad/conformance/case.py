@@ -68,6 +68,14 @@ class Case:
         is_complex = any(self.values[i].is_complex() for i in self.differentiable)
         return self.leaves(torch.complex128 if is_complex else torch.float64, which)
 
+    def exact_outputs(self) -> list[Tensor]:
+        """The reference's, in float64 or complex128."""
+        return outputs(self.reference, self.wide())
+
+    def exact_gradients(self) -> list[Tensor]:
+        """The reference's, in float64 or complex128."""
+        return gradients_of(self.reference, self.wide())
+
 
 def is_differentiable(x: Any) -> bool:
     return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
@@ -86,7 +94,9 @@ def output_names(number: int, where: str = "") -> list[str]:
 def upstream(results: Sequence[Tensor]) -> list[Tensor]:
     """An upstream gradient for each result: random, so that no symmetry hides a mistake."""
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device) for x in results]
+    wide = [torch.complex128 if x.is_complex() else torch.float64 for x in results]  # drawn alike for every dtype
+    drawn = [torch.randn(x.shape, dtype=dtype, generator=generator) for x, dtype in zip(results, wide, strict=True)]
+    return [g.to(x.device, x.dtype) for g, x in zip(drawn, results, strict=True)]
 
 
 def gradients(

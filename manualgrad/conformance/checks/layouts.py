@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manualgrad.comparison.difference import widened
 from manualgrad.conformance.case import (
     Case,
     gradients,
@@ -63,7 +64,13 @@ def upstream_layouts(case: Case) -> str:
                 both.append(gradients(results, leaves, [change(g) for g in upstream(results)]))
             except Exception as error:
                 raise Failed(f"with {name} upstream gradient: {error}", line) from error
-        expect_equal(case.gradient_names(f"with {name} upstream gradient, "), *both, line=line)
+
+        def exact(change: Any = change) -> list[Tensor]:
+            leaves = case.wide()
+            results = [x for x in outputs(case.reference, leaves) if x.requires_grad]
+            return gradients(results, leaves, [change(g) for g in upstream(results)])
+
+        expect_equal(case.gradient_names(f"with {name} upstream gradient, "), *both, exact, line=line)
     return "gaps, swapped axes, stride 0"
 
 
@@ -112,7 +119,9 @@ def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> st
             actual = _run(case.layer, changed)
         except Exception as error:
             raise refused(error, GRADIENT_LINE, f"with {name}", given) from error
-        expect_equal(_names(case, f"with {name}", expected), actual, expected, line=GRADIENT_LINE, inputs=given)
+        exact = lambda c=changed: _run(case.reference, [widened(x) if is_differentiable(x) else x for x in c])  # noqa: E731
+        names = _names(case, f"with {name}", expected)
+        expect_equal(names, actual, expected, exact, line=GRADIENT_LINE, inputs=given)
         return f"first input {tuple(changed[0].shape)}"
     raise NotApplicable(f"{name}: nor by the reference")
 
@@ -135,7 +144,8 @@ def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None
         actual = _run(case.layer, changed)
     except Exception as error:
         raise Failed(f"{name}: {error}", line) from error
-    expect_equal(_names(case, name, expected), actual, expected, line=line)
+    exact = lambda: _run(case.reference, [widened(x) if is_differentiable(x) else x for x in changed])  # noqa: E731
+    expect_equal(_names(case, name, expected), actual, expected, exact, line=line)
 
 
 def _names(case: Case, where: str, results: list[Tensor]) -> list[str]:
