@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from manualgrad.comparison.difference import widened
+
 
 class AsFunction:
     """A function or module as a function of inputs and parameters. A module's buffers are copied in each call."""
@@ -120,6 +122,12 @@ def outputs_and_gradients(function: Callable[..., Any], leaves: Sequence[Any]) -
 
 def gradients_of(function: Callable[..., Any], leaves: Sequence[Any]) -> list[Tensor]:
     return gradients(outputs(function, leaves), leaves)
+
+
+def run_on(function: Callable[..., Any], values: Sequence[Any], wide: bool = False) -> list[Tensor]:
+    """Outputs and gradients for these values as leaves; in float64 or complex128 if `wide`."""
+    leaves = [widened(x) if wide and is_differentiable(x) else x for x in values]
+    return outputs_and_gradients(function, [x.detach().requires_grad_() if is_differentiable(x) else x for x in leaves])
 
 
 def _callable(subject: Any, role: str) -> Any:
