@@ -23,8 +23,8 @@ TOLERANCE = {
     torch.float16: 2e-3,
     torch.bfloat16: 2e-2,
 }
-# Rounding errors in the terms of one entry, out of which two right computations have come to no more than 8 apart.
-_ERRORS = 32
+# Two right computations of one entry have come to no more than 8 rounding errors of its terms apart; these are allowed.
+_APART, _ERRORS = 8, 32
 
 
 def coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -100,7 +100,7 @@ def row(
     by_hand, autograd = widened(by_hand), widened(autograd)
     best = autograd if truth is None else truth
     allowed, scale, zero = _allowed(best, tolerance, measured), _largest(best), False
-    if measured is not None and scale <= measured.unit * _largest(measured.terms):
+    if measured is not None and scale <= _APART * measured.unit * _largest(measured.terms):
         scale, zero = _largest(measured.terms), True
     off = _differences(by_hand, autograd)
     off_truth = off if truth is None else _differences(by_hand, truth)
