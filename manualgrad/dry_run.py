@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
+import re
 import sys
+from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
+from threading import Lock, RLock
+from types import FunctionType, MethodType, ModuleType
 from typing import Any, TypeVar
 
 import torch
@@ -33,14 +37,94 @@ def copied(x: Tensor) -> Tensor:
     return x.detach().clone()
 
 
+class CannotCopyError(TypeError):
+    """A training step cannot be run on copies, since a part of its module cannot be copied."""
+
+
+class _Uncopied:
+    """Stands in a copy for what cannot be copied. Raises where the step uses it: sharing it would change the real training."""
+
+    def __init__(self, kind: str, reason: Exception) -> None:
+        vars(self).update(kind=kind, reason=reason)
+
+    def _refuse(self, *arguments: Any, **keywords: Any) -> Any:
+        kind, reason = vars(self)["kind"], vars(self)["reason"]
+        raise CannotCopyError(
+            f"The step uses a `{kind}` that the module keeps and that cannot be copied ({in_brief(reason)})."
+        )
+
+    __getattr__ = __call__ = __iter__ = __next__ = __enter__ = __getitem__ = __len__ = __bool__ = _refuse
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+        return self
+
+
 def deep_copied(module: ModuleT, memo: dict[int, Any] | None = None) -> ModuleT:
-    """`copy.deepcopy`, also of modules that keep tensors with history, such as their last output: the copies have none."""
+    """`copy.deepcopy`, also of modules that keep what it refuses. In the copy tensors with history have none, locks are new
+    ones, and anything else that cannot be copied is replaced by what raises CannotCopyError where the step uses it.
+
+    Raises CannotCopyError where the module itself refuses to be copied, as sharded ones do.
+    """
     memo = {} if memo is None else memo
-    for part in module.modules():
-        for kept in vars(part).values():
-            inside = kept.values() if isinstance(kept, dict) else kept if isinstance(kept, list | tuple) else (kept,)
-            memo |= {id(x): copied(x) for x in inside if isinstance(x, Tensor) and not x.is_leaf}
-    return copy.deepcopy(module, memo)
+    attempt = dict(memo)
+    try:
+        copied_module = copy.deepcopy(module, attempt)
+    except Exception:
+        _replace_uncopied(module, memo)
+        attempt = dict(memo)
+        try:
+            copied_module = copy.deepcopy(module, attempt)
+        except Exception as error:
+            raise CannotCopyError(f"{type(module).__name__} cannot be copied ({in_brief(error)}).") from error
+    memo |= attempt
+    return copied_module
+
+
+_NEW_LOCK: dict[type, Callable[[], Any]] = {type(Lock()): Lock, type(RLock()): RLock}
+
+
+def _replace_uncopied(module: nn.Module, memo: dict[int, Any]) -> None:
+    """Put into `memo` what stands in the copy for each thing that the module keeps and that cannot be copied."""
+    whole: list[Any] = []
+    waiting, seen = [module], {id(module)}
+    while waiting:
+        x = waiting.pop()
+        parts = _parts(x)
+        if isinstance(x, Tensor):
+            if not x.is_leaf:
+                memo[id(x)] = copied(x)
+        elif type(x) in _NEW_LOCK:
+            memo[id(x)] = _NEW_LOCK[type(x)]()
+        elif parts is None:
+            _replace_unless_copied(x, memo)
+        else:
+            whole.append(x)
+            new = [part for part in parts if id(part) not in seen and id(part) not in memo]
+            seen.update(map(id, new))
+            waiting += new
+    for x in whole:  # only now: they contain one another, and the module
+        if not isinstance(x, nn.Module | MethodType | dict | list | tuple):
+            _replace_unless_copied(x, memo)
+
+
+def _replace_unless_copied(x: Any, memo: dict[int, Any]) -> None:
+    try:
+        copy.deepcopy(x, dict(memo))
+    except Exception as error:
+        memo[id(x)] = _Uncopied(type(x).__name__, error)
+
+
+def _parts(x: Any) -> Iterable[Any] | None:
+    """What a deep copy of `x` would copy too; None where nothing is known of that."""
+    if isinstance(x, dict):
+        return x.values()
+    if isinstance(x, list | tuple | set | frozenset | deque):
+        return x
+    if isinstance(x, MethodType):
+        return [x.__self__]
+    if isinstance(x, Tensor | type | ModuleType | FunctionType) or not hasattr(x, "__dict__"):
+        return None
+    return [part for name, part in vars(x).items() if name not in ("_trainer", "_fabric")]  # Lightning copies neither
 
 
 def check_loss_function(loss: Any, caller: str) -> None:
@@ -120,3 +204,10 @@ class RandomStates:
 
     def __exit__(self, *exception: object) -> None:
         self.rewind()
+
+
+def in_brief(error: Exception) -> str:
+    """The first sentence of an error, cut where it is too long for a table."""
+    sentence = re.split(r"\n|(?<=\w)\. ", str(error).strip(), maxsplit=1)[0]
+    whole = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
+    return whole if len(whole) <= 90 else f"{whole[:87]}..."

@@ -28,6 +28,9 @@ class Row:
     ok: bool
     factored: bool = False  # by hand it was a `FactoredGradient`
     not_finite: int = 0  # how many entries are alike NaN or infinite by hand and by autograd: nothing is shown there
+    zero_up_to_rounding: bool = (
+        False  # no larger than what rounding does to its terms; relative to these are the errors then
+    )
 
     @property
     def shows_nothing(self) -> bool:
@@ -39,19 +42,28 @@ class Row:
 class Comparison:
     """Gradients by hand, by autograd and by autograd in float64 ("truth"), a row for each parameter and input.
 
-    A row is ok if by hand and autograd differ by no more than the tolerance relative to the largest entry, or if the error
-    by hand against the truth is at most twice autograd's (and that below one half). NaN or inf count as equal only where
-    both have them; a row of nothing else shows nothing, and is not ok.
+    A row is ok if each entry by hand differs from autograd's, or from the truth, by no more than the tolerance relative to that
+    entry (or to the mean entry, if that is larger), and what rounding can do to the terms of that very sum: sum delta for a
+    bias, delta^T a for a weight, in the layers above too. A gradient no larger than that is zero up to rounding; its
+    errors are relative to the largest of these terms. NaN or inf count as equal only where both have them; a row of nothing
+    else shows nothing, and is not ok.
+
+    It is true, as in `assert mg.compare(...)`, if it is ok.
     """
 
     rows: tuple[Row, ...]
     loss_by_hand: float
     loss_by_autograd: float
     anything_by_hand: bool = True  # else autograd was compared with itself
+    no_truth: str = ""  # why there are no gradients in float64; errors against them are NaN then
 
     @property
     def ok(self) -> bool:
-        return all(row.ok for row in self.rows)
+        """Whether something is by hand, and every row is ok."""
+        return self.anything_by_hand and all(row.ok for row in self.rows)
+
+    def __bool__(self) -> bool:
+        return self.ok
 
     @property
     def max_relative_error(self) -> float:
@@ -87,18 +99,22 @@ class Comparison:
         wrong = [row.name for row in self.rows if not row.ok]
         factored = [row.name for row in self.rows if row.factored]
         verdict = f"NOT ok: {', '.join(wrong)}." if wrong else f"All {len(self.rows)} rows ok."
+        if not wrong and not self.anything_by_hand:
+            verdict = "NOT ok: nothing is by hand."
         verdict += f" Largest relative difference {self.max_relative_error:.1e}."
         if factored:
             verdict += f" Factored by hand: {', '.join(factored)}."
-        return "\n".join([verdict, *self._caveats()])
+        return "\n".join([verdict, *self.caveats()])
 
-    def _caveats(self) -> Iterator[str]:
+    def caveats(self) -> Iterator[str]:
         """What the rows do not show, a line for each reason."""
         if not self.anything_by_hand:
             yield (
                 "Nothing here is by hand: no Dense was called and the loss is not manualgrad's, "
                 "so autograd was compared with itself. Call mg.convert(model) first."
             )
+        if self.no_truth:
+            yield f"No float64 truth, by hand is compared with autograd alone: the model does not run in float64 ({self.no_truth})."
         nothing = [row.name for row in self.rows if row.shows_nothing and math.isnan(row.error_by_hand)]
         too_large = [row.name for row in self.rows if row.shows_nothing and not math.isnan(row.error_by_hand)]
         if nothing:
@@ -172,6 +188,6 @@ def _cells(row: Row) -> tuple[str, ...]:
     return (
         row.name,
         "x".join(map(str, row.shape)) or "scalar",
-        *(f"{e:.1e}" for e in errors),
-        "yes" if row.ok else "NO",
+        *("-" if math.isnan(e) and not row.shows_nothing else f"{e:.1e}" for e in errors),
+        "zero up to rounding" if row.zero_up_to_rounding else "yes" if row.ok else "NO",
     )

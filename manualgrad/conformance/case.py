@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from manualgrad.comparison.difference import widened
+
 
 class AsFunction:
     """A function or module as a function of inputs and parameters. A module's buffers are copied in each call."""
@@ -69,6 +71,14 @@ class Case:
         is_complex = any(self.values[i].is_complex() for i in self.differentiable)
         return self.leaves(torch.complex128 if is_complex else torch.float64, which)
 
+    def exact_outputs(self) -> list[Tensor]:
+        """The reference's, in float64 or complex128."""
+        return outputs(self.reference, self.wide())
+
+    def exact_gradients(self) -> list[Tensor]:
+        """The reference's, in float64 or complex128."""
+        return gradients_of(self.reference, self.wide())
+
 
 def is_differentiable(x: Any) -> bool:
     return isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex())
@@ -87,7 +97,9 @@ def output_names(number: int, where: str = "") -> list[str]:
 def upstream(results: Sequence[Tensor]) -> list[Tensor]:
     """An upstream gradient for each result: random, so that no symmetry hides a mistake."""
     generator = torch.Generator().manual_seed(1)
-    return [torch.randn(x.shape, dtype=x.dtype, generator=generator).to(x.device) for x in results]
+    wide = [torch.complex128 if x.is_complex() else torch.float64 for x in results]  # drawn alike for every dtype
+    drawn = [torch.randn(x.shape, dtype=dtype, generator=generator) for x, dtype in zip(results, wide, strict=True)]
+    return [g.to(x.device, x.dtype) for g, x in zip(drawn, results, strict=True)]
 
 
 def gradients(
@@ -111,6 +123,12 @@ def outputs_and_gradients(function: Callable[..., Any], leaves: Sequence[Any]) -
 
 def gradients_of(function: Callable[..., Any], leaves: Sequence[Any]) -> list[Tensor]:
     return gradients(outputs(function, leaves), leaves)
+
+
+def run_on(function: Callable[..., Any], values: Sequence[Any], wide: bool = False) -> list[Tensor]:
+    """Outputs and gradients for these values as leaves; in float64 or complex128 if `wide`."""
+    leaves = [widened(x) if wide and is_differentiable(x) else x for x in values]
+    return outputs_and_gradients(function, [x.detach().requires_grad_() if is_differentiable(x) else x for x in leaves])
 
 
 def _callable(subject: Any, role: str) -> Any:

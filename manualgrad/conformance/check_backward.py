@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
 from collections.abc import Callable, Collection
 from typing import Any
@@ -9,11 +10,24 @@ from typing import Any
 import torch
 
 from manualgrad.conformance.case import Case, gradients_of
-from manualgrad.conformance.checks import copies, derivatives, execution, layouts, memory, surroundings, transforms
+from manualgrad.conformance.checks import (
+    copies,
+    derivatives,
+    execution,
+    layouts,
+    memory,
+    other_inputs,
+    surroundings,
+    transforms,
+)
 from manualgrad.conformance.diagnosis import GRADIENT_LINE
 from manualgrad.conformance.reproduction import first_line
-from manualgrad.conformance.result import Check, Conformance, Failed, NotApplicable, NotSupported, in_brief
+from manualgrad.conformance.result import Check, Conformance, Failed, NotApplicable, NotSupported
+from manualgrad.dry_run import in_brief
 
+
+# What a layer may leave out if `only` says so, and the checks that it need not pass then.
+CLAIMS = {"real": ("complex",), "2-d": ("more axes", "fewer axes"), "first order": ("gradgradcheck",)}
 
 CHECKS: dict[str, Callable[[Case], str]] = {
     "output": derivatives.output,
@@ -22,6 +36,7 @@ CHECKS: dict[str, Callable[[Case], str]] = {
     "gradcheck": derivatives.gradcheck,
     "gradgradcheck": derivatives.gradgradcheck,
     "complex": derivatives.complex_numbers,
+    "other inputs": other_inputs.other_inputs,
     "non-contiguous": layouts.non_contiguous,
     "expanded": layouts.expanded,
     "upstream layout": layouts.upstream_layouts,
@@ -44,7 +59,9 @@ CHECKS: dict[str, Callable[[Case], str]] = {
 }
 
 
-def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[str] = ()) -> Conformance:
+def check_backward(
+    layer: Any, reference: Any, *inputs: Any, skip: Collection[str] = (), only: Collection[str] = ()
+) -> Conformance:
     """Test a backward pass that was written by hand against a reference, in every way in which PyTorch may call it.
 
         report = mg.check_backward(MyFunction, torch.nn.functional.linear, x, weight, bias)
@@ -70,6 +87,8 @@ def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[st
             parameters (the layer's values are used), or a function of (*inputs, *parameters).
         inputs: what both are called with. Floating point and complex tensors are differentiated; others are passed on.
         skip: names of checks to leave out, for example ("torch.compile",).
+        only: what the layer is for, so that nothing else is asked of it: "real" (no complex numbers), "2-d" (no more and no
+            fewer axes than given), "first order" (no second derivatives). These rows are "not applicable".
 
     Returns:
         A `Conformance`. Each row has passed, failed (and says how to see it), is not supported (the layer refuses what the
@@ -77,23 +96,38 @@ def check_backward(layer: Any, reference: Any, *inputs: Any, skip: Collection[st
 
     Raises:
         TypeError: the layer or the reference cannot be called.
-        ValueError: nothing to differentiate; parameters that do not correspond; an unknown name in `skip`; a reference
+        ValueError: nothing to differentiate; parameters that do not correspond; an unknown name in `skip` or `only`; a reference
             that fails on these inputs.
     """
-    unknown = set(skip) - CHECKS.keys()
-    if unknown:
+    __tracebackhide__ = True  # in pytest the sentence comes first
+    if unknown := set(skip) - CHECKS.keys():
         raise ValueError(
             f"check_backward expected `skip` to name checks, got {sorted(unknown)}. The checks are: {', '.join(CHECKS)}."
         )
+    only = (only,) if isinstance(only, str) else only
+    if unknown := set(only) - CLAIMS.keys():
+        raise ValueError(
+            f"check_backward expected `only` to say what the layer is for, got {sorted(unknown)}. Choose from: {', '.join(CLAIMS)}."
+        )
+    not_claimed = {check: claim for claim in only for check in CLAIMS[claim]}
     state = torch.random.get_rng_state()
+    trace_log = logging.getLogger("torch.__trace")  # of torch.compile: pytest would print pages of it
+    propagate, trace_log.propagate = trace_log.propagate, False
     try:
         with warnings.catch_warnings(), torch.inference_mode(False), torch.enable_grad():
             warnings.simplefilter("ignore")  # PyTorch's own warnings about what the checks provoke
             case = Case(layer, reference, inputs)
             _expect_reference_works(case)
-            return Conformance(_run(name, check, case) for name, check in CHECKS.items() if name not in skip)
+            return Conformance(
+                Check(name, "not applicable", f"only={not_claimed[name]!r}")
+                if name in not_claimed
+                else _run(name, check, case)
+                for name, check in CHECKS.items()
+                if name not in skip
+            )
     finally:
         torch.random.set_rng_state(state)
+        trace_log.propagate = propagate
 
 
 def _run(name: str, check: Callable[[Case], str], case: Case) -> Check:

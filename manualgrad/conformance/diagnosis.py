@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manualgrad.comparison.difference import row
+from manualgrad.comparison.difference import coarsest, judged
+from manualgrad.conformance.case import is_differentiable
 from manualgrad.conformance.result import Failed
 
 
@@ -19,23 +20,30 @@ def first_difference(
     names: Sequence[str],
     actual: Sequence[Tensor],
     expected: Sequence[Tensor],
-    truth: Sequence[Tensor] | None = None,
+    exact: Callable[[], Sequence[Tensor]] | None = None,
     tolerance: float | None = None,
 ) -> str | None:
-    """A sentence about the first tensor that differs by more than rounding, or None. Rounding is judged by `truth`, if given."""
+    """A sentence about the first tensor that differs by more than rounding, or None.
+
+    `exact` computes in float64 what is expected: rounding is judged by it, and measured by running it with errors.
+    """
     if len(actual) != len(expected):
         return f"{len(actual)} tensors, expected {len(expected)}"
-    for i, (name, a, e) in enumerate(zip(names, actual, expected, strict=True)):
+    for name, a, e in zip(names, actual, expected, strict=True):
         if a.dtype != e.dtype:
             return f"{name} is {a.dtype}, expected {e.dtype}"
         if a.shape != e.shape:
             return f"{name} {wrong_shape(a.shape, e.shape)}"
-        if a.dtype.is_floating_point or a.dtype.is_complex:
-            verdict = row(name, a.detach(), e.detach(), (truth or expected)[i].detach(), tolerance)
-            if not (verdict.ok or verdict.shows_nothing):  # NaN or infinite alike is as it should be
-                return f"{name} {_wrong_value(a.detach(), e.detach())}"
-        elif not torch.equal(a, e):
+        if not is_differentiable(e) and not torch.equal(a, e):
             return f"{name} is wrong"
+    which = [i for i, e in enumerate(expected) if is_differentiable(e)]
+    actual, expected = ([tensors[i].detach() for i in which] for tensors in (actual, expected))
+    names, wide = [names[i] for i in which], None if exact is None else lambda: [exact()[i].detach() for i in which]
+    truth = None if wide is None else wide()
+    rows = judged(names, actual, expected, truth, coarsest(expected), tolerance, wide)
+    for row, a, e in zip(rows, actual, expected, strict=True):
+        if not (row.ok or row.shows_nothing):  # NaN or infinite alike is as it should be
+            return f"{row.name} {_wrong_value(a, e)}"
     return None
 
 
@@ -76,7 +84,7 @@ def expect_equal(
     names: Sequence[str],
     actual: Sequence[Tensor],
     expected: Sequence[Tensor],
-    truth: Sequence[Tensor] | None = None,
+    exact: Callable[[], Sequence[Tensor]] | None = None,
     *,
     line: str = "",
     note: str = "",
@@ -84,6 +92,6 @@ def expect_equal(
     inputs: Sequence[Any] | None = None,
 ) -> None:
     """Raises Failed, with a sentence about the first difference."""
-    difference = first_difference(names, actual, expected, truth, tolerance)
+    difference = first_difference(names, actual, expected, exact, tolerance)
     if difference is not None:
         raise Failed(difference + note, line, inputs)

@@ -16,7 +16,8 @@ from typing import Any
 
 import torch
 
-from manualgrad.conformance.result import Failed, NotSupported, in_brief
+from manualgrad.conformance.result import Failed, NotSupported
+from manualgrad.dry_run import in_brief
 
 
 _SAID_BY_PYTORCH = re.compile(

@@ -38,7 +38,11 @@ def _like(x: Any) -> str:
     if not isinstance(x, Tensor):
         return repr(x)
     if x.is_floating_point() or x.is_complex():
-        positive = x.is_floating_point() and x.numel() and bool((x >= 0).all())
-        return f"torch.{'rand' if positive else 'randn'}({tuple(x.shape)}, dtype={x.dtype}, requires_grad=True)"
+        one_sign = x.is_floating_point() and x.numel() > 0 and bool((x >= 0).all() or (x <= 0).all())
+        made = f"torch.{'rand' if one_sign else 'randn'}({tuple(x.shape)}, dtype={x.dtype}, requires_grad=True)"
+        factor = -1 if one_sign and bool((x < 0).any()) else 1
+        if x.numel() and x.abs().max() > 10:
+            factor *= round(float(x.abs().max())) // (1 if one_sign else 3)
+        return made if factor == 1 else f"({factor} * {made}).detach().requires_grad_()"
     low, high = (int(x.min()), int(x.max()) + 1) if x.numel() else (0, 1)
     return f"torch.randint({low}, {high}, {tuple(x.shape)}).to({x.dtype})"

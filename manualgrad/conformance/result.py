@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,9 +42,63 @@ class Check:
     reproduction: str = ""
     error: str = ""
 
+    @property
+    def cure(self) -> str:
+        """What to do about a failure; "" for other rows."""
+        return CURES.get(self.name, "") if self.status == "failed" else ""
+
+
+# For each check, what usually mends the layer.
+CURES = {
+    "output": "Compute in forward what the reference computes, in the dtype of the inputs.",
+    "gradient": "Derive backward again: one gradient for each input of forward, in its shape and dtype, summed over the batch.",
+    "frozen inputs": "Ask ctx.needs_input_grad before each gradient and each saved tensor; return None where it is False.",
+    "gradcheck": "Compute in the dtype of the inputs throughout; a gradient that is rounded on the way shows here alone.",
+    "gradgradcheck": "Write backward in differentiable operations on saved inputs or outputs, or mark it @once_differentiable.",
+    "complex": "Multiply by the conjugate (x.conj()), or raise in forward for complex inputs, or pass only=('real',).",
+    "other inputs": "Look for a branch of forward or backward that depends on the numbers or sizes.",
+    "non-contiguous": "Use reshape, not view, and never as_strided or data_ptr without .contiguous().",
+    "expanded": "Do not write into inputs or into views of them: rows may share their memory.",
+    "upstream layout": "Use reshape, not view, on the upstream gradient; sum() sends one with stride 0.",
+    "batch of one": "Do not squeeze; name the axes that you sum over.",
+    "empty batch": "Sum instead of dividing by the number of rows; give reshape every size, without -1.",
+    "more axes": "Flatten all axes but the last with x.reshape(-1, x.size(-1)) before you sum over rows, or pass only=('2-d',).",
+    "fewer axes": "Treat a vector as a batch of one, raise in forward, or pass only=('2-d',).",
+    "in place": "Work on a copy: clone() what you change, and return new tensors.",
+    "memory leak": "Keep tensors with ctx.save_for_backward, not as attributes or in lists.",
+    "saved tensors": "Save inputs or outputs with ctx.save_for_backward, and compute the rest again in backward.",
+    "determinism": "Draw no random numbers in backward, and do not depend on what an earlier call has left.",
+    "no_grad": "Compute the same values whether or not gradients are wanted.",
+    "surroundings": "Put back what you change in PyTorch's settings, and draw random numbers only where the reference does.",
+    "autocast": "Decorate forward and backward with torch.amp.custom_fwd and custom_bwd, or cast what you save to one dtype.",
+    "torch.compile": "Write forward without ctx, with setup_context, in PyTorch operations alone.",
+    "vmap": "Set generate_vmap_rule = True and write forward with setup_context, or write a vmap staticmethod.",
+    "jvp": "Correct the jvp staticmethod: it gets the tangents of all inputs and returns those of all outputs.",
+    "copies": "Keep all state in parameters, buffers and plain attributes, and write no __deepcopy__ of your own.",
+    "cuda": "Make new tensors on the device of the inputs, as torch.zeros_like does.",
+}
+
 
 class Conformance(tuple[Check, ...]):
     """The report of `check_backward`: a `Check` for each row. Prints as a table, with code that reproduces the failures."""
+
+    _read = False  # whether anybody has asked what was found
+
+    def __bool__(self) -> bool:
+        """As in `assert mg.check_backward(...)`: `ok`."""
+        return self.ok
+
+    def __iter__(self) -> Iterator[Check]:
+        self._read = True
+        return super().__iter__()
+
+    def __del__(self) -> None:
+        if not self._read and (failed := [check.name for check in tuple.__iter__(self) if check.status == "failed"]):
+            warnings.warn(
+                f"check_backward found {len(failed)} failures ({', '.join(failed)}), and nobody has looked at its report. "
+                "Call assert_ok() on it, or print it.",
+                stacklevel=2,
+            )
 
     @property
     def ok(self) -> bool:
@@ -79,6 +133,7 @@ class Conformance(tuple[Check, ...]):
             AssertionError: with the whole table.
             ValueError: an unknown name in `require`.
         """
+        __tracebackhide__ = True  # pytest shows the table, and not this function
         if isinstance(require, str):
             require = (require,)
         unknown = set(require) - {check.name for check in self}
@@ -101,6 +156,8 @@ class Conformance(tuple[Check, ...]):
     def __str__(self) -> str:
         return "\n".join(self._lines())
 
+    __repr__ = __str__
+
     def _lines(self) -> Iterator[str]:
         causes = [name for name in ("output", "gradient") if name in self.failed]
         if causes and len(self.failed) > 1:
@@ -108,10 +165,12 @@ class Conformance(tuple[Check, ...]):
             yield ""
         names = max(len(check.name) for check in self)
         first: dict[str, str] = {}  # the name of the first check that failed with an error, by the error
-        for check in self:
+        for check in sorted(self, key=lambda check: check.status != "failed"):
             repeats = check.error and first.setdefault(check.error, check.name) != check.name
             detail = f"the same error as {first[check.error]!r}" if repeats else check.detail
             yield f"{check.name:<{names}}  {check.status:<14}  {detail}".rstrip()
+            if check.cure and not repeats:
+                yield f"{'':<{names}}  {'':<14}  Cure: {check.cure}"
         note = ["# layer and reference: what you passed to check_backward"]
         for name in causes[:1] or self.failed:
             yield ""
@@ -122,10 +181,3 @@ class Conformance(tuple[Check, ...]):
         count = {status: len(self._with_status(status)) for status in statuses}
         yield ""
         yield ", ".join(f"{number} {status}" for status, number in count.items()) + "."
-
-
-def in_brief(error: Exception) -> str:
-    """The first sentence of an error, cut where it is too long for a table."""
-    sentence = re.split(r"\n|(?<=\w)\. ", str(error).strip(), maxsplit=1)[0]
-    whole = f"{type(error).__name__}: {sentence}" if sentence else type(error).__name__
-    return whole if len(whole) <= 90 else f"{whole[:87]}..."

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -15,11 +14,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from manualgrad.comparison.compare import compare
 from manualgrad.comparison.result import Comparison
+from manualgrad.dry_run import deep_copied
 from manualgrad.factored.requests import pass_on_requests
-
-
-# Under mixed precision gradients are float32, but round as the lower precision does.
-MIXED_TOLERANCE = {"bf16-mixed": 2e-2, "16-mixed": 2e-3}
 
 
 def compare_training_step(
@@ -44,8 +40,6 @@ def compare_training_step(
         )
     precision = module.trainer.precision_plugin if module._trainer is not None else Precision()
     tensors, structure = tree_flatten(precision.convert_input(batch))
-    if tolerance is None:
-        tolerance = MIXED_TOLERANCE.get(str(precision.precision))
 
     def run_step(copied: LightningModule, *tensors: Any) -> Any:
         if module._trainer is not None:
@@ -63,7 +57,7 @@ class _TrainingStep(nn.Module):
 
     def __init__(self, module: LightningModule, run_step: Callable[..., Any]) -> None:
         super().__init__()
-        self.module = copy.deepcopy(module)
+        self.module = deep_copied(module)
         pass_on_requests(module, self.module)
         self.module.log = self.module.log_dict = _log_nothing  # type: ignore[method-assign]
         self.run_step = run_step

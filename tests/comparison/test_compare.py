@@ -294,7 +294,8 @@ class Doubling(nn.Linear):
 def test_autograd_compared_with_itself_says_so(layer: nn.Module) -> None:
     model = nn.Sequential(layer)
     comparison = mg.compare(model, nn.MSELoss(), X, Y)
-    assert comparison.ok and not json.loads(comparison.to_json())["anything_by_hand"]
+    assert not comparison.ok and not json.loads(comparison.to_json())["anything_by_hand"]
+    assert all(row.ok for row in comparison.rows) and "\nNOT ok: nothing is by hand." in str(comparison)
     assert str(comparison).splitlines()[-1] == (
         "Nothing here is by hand: no Dense was called and the loss is not manualgrad's, "
         "so autograd was compared with itself. Call mg.convert(model) first."

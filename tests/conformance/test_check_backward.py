@@ -215,7 +215,8 @@ def test_nothing_of_the_callers_is_changed():
             lambda: mg.check_backward(torch.sin, torch.sin, torch.randn(2), skip=["compile"]),
             ValueError,
             "check_backward expected `skip` to name checks, got ['compile']. The checks are: output, gradient, frozen inputs, "
-            "gradcheck, gradgradcheck, complex, non-contiguous, expanded, upstream layout, batch of one, empty batch, more axes, "
+            "gradcheck, gradgradcheck, complex, other inputs, non-contiguous, expanded, "
+            "upstream layout, batch of one, empty batch, more axes, "
             "fewer axes, in place, memory leak, saved tensors, determinism, no_grad, surroundings, autocast, "
             "torch.compile, vmap, jvp, copies, cuda.",
         ),

@@ -2,7 +2,7 @@ import csv
 
 import pytest
 import torch
-from lightning.pytorch import Callback, seed_everything
+from lightning.pytorch import Callback, LightningModule, seed_everything
 from lightning.pytorch.loggers import CSVLogger
 
 import manualgrad as mg
@@ -135,3 +135,96 @@ def test_wrong_options_are_named(options, message):
     with pytest.raises(ValueError) as error:
         AutogradAudit(**options)
     assert str(error.value) == message
+
+
+class Plain(LightningModule):
+    """Nothing of it is by hand, unless it gets a layer that is."""
+
+    def __init__(self, layer=None):
+        super().__init__()
+        self.layer = layer or torch.nn.Linear(64, 10)
+        self.losses, self.loss_now = [], None
+
+    def training_step(self, batch, batch_idx):
+        loss = torch.nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+        self.losses.append(loss)
+        self.loss_now = loss
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_nothing_by_hand_is_not_reported_as_right(tmp_path):
+    with pytest.raises(ValueError) as error:
+        fitted(tmp_path, Plain(), callbacks=[AutogradAudit()])
+    assert str(error.value) == (
+        "AutogradAudit expected a module with something by hand, got Plain.training_step, which calls no Dense and none of "
+        "manualgrad's losses. Call mg.convert(model) first, or remove the callback."
+    )
+
+
+def test_nan_in_the_data_is_not_blamed_on_a_derivative(tmp_path):
+    class Spoilt(Plain):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((batch[0] * float("nan"), batch[1]), batch_idx)
+
+    with pytest.raises(GradientMismatchError) as error:
+        fitted(tmp_path, Spoilt(mg.Dense(64, 10)), callbacks=[AutogradAudit()])
+    assert str(error.value) == (
+        "AutogradAudit stopped training at step 0 (epoch 0). Not finite in all three ways: layer.weight, layer.bias, input[0]. "
+        "Nothing is shown there: look for NaN or infinity in inputs, targets and parameters."
+    )
+
+
+def test_a_module_that_keeps_losses_with_their_history_is_audited(tmp_path):
+    plain = fitted(tmp_path, Plain(mg.Dense(64, 10)))
+    module = Plain(mg.Dense(64, 10))
+    trained = fitted(tmp_path, module, callbacks=[AutogradAudit(every_n_steps=3)])
+    assert torch.equal(weights(plain), weights(trained))
+    assert len(module.losses) == 20 and all(loss.requires_grad for loss in module.losses)
+
+
+class WithIterator(Plain):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((batch[0] + next(self.noise), batch[1]), batch_idx)
+
+
+def test_what_cannot_be_run_on_copies_costs_no_training(tmp_path):
+    def trained(*callbacks):
+        seed_everything(0)
+        module = WithIterator(mg.Dense(64, 10))
+        module.noise = (0.01 * i for i in range(100))
+        return weights(fitted(tmp_path, module, callbacks=list(callbacks)))
+
+    sentence = (
+        "^AutogradAudit could not compare WithIterator.training_step with autograd, and training goes on without. "
+        r"The step uses a `generator` that the module keeps and that cannot be copied \(TypeError: cannot pickle 'generator' "
+        r"object\).$"
+    )
+    with pytest.warns(UserWarning, match=sentence):
+        audited = trained(AutogradAudit())
+    assert torch.equal(audited, trained())
+
+
+class OwnState(Plain):
+    """A state in float32 of its own making: there is no float64 truth."""
+
+    def training_step(self, batch, batch_idx):
+        x, y = batch
+        state = torch.zeros(len(x), 64)
+        return super().training_step((x + state.float(), y), batch_idx)
+
+
+def test_a_missing_float64_truth_costs_no_training(tmp_path):
+    class Cell(OwnState):
+        def training_step(self, batch, batch_idx):
+            h = self.layer(torch.zeros(len(batch[0]), 64)) + self.layer(batch[0])
+            return torch.nn.functional.cross_entropy(h, batch[1])
+
+    for module in (OwnState(mg.Dense(64, 10)), Cell(mg.Dense(64, 10))):
+        fitted(tmp_path, module, callbacks=[AutogradAudit(every_n_steps=5)])

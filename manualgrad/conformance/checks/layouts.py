@@ -8,15 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.conformance.case import (
-    Case,
-    gradients,
-    is_differentiable,
-    output_names,
-    outputs,
-    outputs_and_gradients,
-    upstream,
-)
+from manualgrad.conformance.case import Case, gradients, is_differentiable, output_names, outputs, run_on, upstream
 from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal
 from manualgrad.conformance.refusal import refused
 from manualgrad.conformance.result import Failed, NotApplicable
@@ -63,7 +55,13 @@ def upstream_layouts(case: Case) -> str:
                 both.append(gradients(results, leaves, [change(g) for g in upstream(results)]))
             except Exception as error:
                 raise Failed(f"with {name} upstream gradient: {error}", line) from error
-        expect_equal(case.gradient_names(f"with {name} upstream gradient, "), *both, line=line)
+
+        def exact(change: Any = change) -> list[Tensor]:
+            leaves = case.wide()
+            results = [x for x in outputs(case.reference, leaves) if x.requires_grad]
+            return gradients(results, leaves, [change(g) for g in upstream(results)])
+
+        expect_equal(case.gradient_names(f"with {name} upstream gradient, "), *both, exact, line=line)
     return "gaps, swapped axes, stride 0"
 
 
@@ -104,15 +102,17 @@ def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> st
     for which in (alike, [0]):  # whether the other inputs belong to the samples is for the reference to say
         changed = [change(x) if i in which else x for i, x in enumerate(case.values)]
         try:
-            expected = _run(case.reference, changed)
+            expected = run_on(case.reference, changed)
         except Exception:
             continue
         given = changed[: len(case.given)]
         try:
-            actual = _run(case.layer, changed)
+            actual = run_on(case.layer, changed)
         except Exception as error:
             raise refused(error, GRADIENT_LINE, f"with {name}", given) from error
-        expect_equal(_names(case, f"with {name}", expected), actual, expected, line=GRADIENT_LINE, inputs=given)
+        exact = lambda c=changed: run_on(case.reference, c, wide=True)  # noqa: E731
+        names = _names(case, f"with {name}", expected)
+        expect_equal(names, actual, expected, exact, line=GRADIENT_LINE, inputs=given)
         return f"first input {tuple(changed[0].shape)}"
     raise NotApplicable(f"{name}: nor by the reference")
 
@@ -128,23 +128,18 @@ def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None
         "print(*(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted) for f in (layer, reference)), sep='\\n')"
     )
     try:
-        expected = _run(case.reference, changed)
+        expected = run_on(case.reference, changed)
     except Exception as error:
         raise NotApplicable("nor by the reference") from error
     try:
-        actual = _run(case.layer, changed)
+        actual = run_on(case.layer, changed)
     except Exception as error:
         raise Failed(f"{name}: {error}", line) from error
-    expect_equal(_names(case, name, expected), actual, expected, line=line)
+    exact = lambda: run_on(case.reference, changed, wide=True)  # noqa: E731
+    expect_equal(_names(case, name, expected), actual, expected, exact, line=line)
 
 
 def _names(case: Case, where: str, results: list[Tensor]) -> list[str]:
-    """Of what `_run` returns."""
+    """Of what `run_on` returns."""
     where += ", "
     return output_names(len(results) - len(case.differentiable), where) + case.gradient_names(where)
-
-
-def _run(function: Any, changed: list[Any]) -> list[Tensor]:
-    return outputs_and_gradients(
-        function, [x.detach().requires_grad_() if is_differentiable(x) else x for x in changed]
-    )

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manualgrad.comparison.difference import widened
 from manualgrad.conformance.case import AsFunction, Case, is_differentiable
 from manualgrad.conformance.diagnosis import expect_equal
 from manualgrad.conformance.refusal import refused
@@ -25,14 +26,15 @@ def vmap(case: Case) -> str:
         for x, axis in zip([y.detach() if isinstance(y, Tensor) else y for y in case.values], axes, strict=True)
     ]
 
-    def batched(function: AsFunction) -> list[Tensor]:
+    def batched(function: AsFunction, wide: bool = False) -> list[Tensor]:
         def one(*arguments: Any) -> list[Tensor]:
             chosen = [arguments[i] for i in case.differentiable]
             results, pull, *_ = torch.func.vjp(_of_differentiable(case, function, arguments), *chosen)
             return [*results, *pull([torch.ones_like(x) for x in results])]
 
         torch.manual_seed(0)
-        return list(torch.func.vmap(one, axes, randomness="same")(*stacked))
+        values = [widened(x) if wide and is_differentiable(x) else x for x in stacked]
+        return list(torch.func.vmap(one, axes, randomness="same")(*values))
 
     differentiable = tuple(i for i in case.differentiable if i in inputs)
     line = (
@@ -52,7 +54,7 @@ def jvp(case: Case) -> str:
     primals = tuple(fixed[i] for i in case.differentiable)
     tangents = tuple(torch.randn(x.shape, dtype=x.dtype, generator=generator) for x in primals)
 
-    def forwards(function: AsFunction) -> list[Tensor]:
+    def forwards(function: AsFunction, wide: bool = True) -> list[Tensor]:
         torch.manual_seed(0)
         return list(torch.func.jvp(_of_differentiable(case, function, fixed), primals, tangents)[1])
 
@@ -85,4 +87,5 @@ def _compare(case: Case, transformed: Any, label: str, line: str) -> None:
         actual = transformed(case.layer)
     except Exception as error:
         raise refused(error, line) from error
-    expect_equal([f"{label} {i}" for i in range(len(expected))], actual, expected, line=line)
+    names = [f"{label} {i}" for i in range(len(expected))]
+    expect_equal(names, actual, expected, lambda: transformed(case.reference, wide=True), line=line)
