@@ -83,6 +83,7 @@ def _step(optimizer: torch.optim.Optimizer, _: Tensor) -> None:
 
 def test_nothing_is_left_of_an_optimizer_that_its_parameters_refer_to() -> None:
     gc.collect()
+    assert not requests.is_wanted(torch.zeros(()))  # a look at the table strikes out what was withdrawn
     before = dict(requests._requests)
     model = net()
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
@@ -90,6 +91,7 @@ def test_nothing_is_left_of_an_optimizer_that_its_parameters_refer_to() -> None:
     assert requests._requests != before
     del model, optimizer
     gc.collect()
+    assert not requests.is_wanted(torch.zeros(()))
     assert requests._requests == before
 
 
