@@ -72,8 +72,8 @@ def _warn(name: str, shape: tuple[int, ...]) -> None:
     if optimizer:
         sentence = (
             f"{optimizer} needs every entry of a factored gradient of shape {shape} (for {name}), which {{}} dense and as large "
-            "as its weight. If that is too much memory, train with GradientDescent or torch.optim.SGD, which work on the "
-            "factors; if it is not, mg.keep_factored(model, False) asks for dense gradients."
+            "as its weight. If that is too much memory, train with an optimizer that works on the factors, such as "
+            "GradientDescent or those of torch.optim; if it is not, mg.keep_factored(model, False) asks for dense gradients."
         )
     if _forbidding:
         raise RuntimeError(sentence.format("would become") + " (inside forbid_densify())")

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from manualgrad import equations
 from manualgrad.factored.aliasing import copy_before_writing_to
-from manualgrad.factored.factors import Content, is_number, on_host
+from manualgrad.factored.factors import Content, is_number, on_host, wider
 from manualgrad.matrix_products import accumulates_wider
 
 
@@ -57,7 +57,10 @@ def add_entries(
 
 def tiles(content: Content, dtype: torch.dtype, use: str) -> Iterator[tuple[slice, Tensor]]:
     """The entries, a few rows at a time and a quarter of them at most, each with the rows that it is."""
-    delta, a, scale = content.joined(content.dtype_of_product(dtype), use)
+    product, scale = content.dtype_of_product(dtype), content.common_scale()
+    if scale is not None and not is_number(scale, 1):
+        product = wider(product, torch.float32)
+    delta, a, scale = content.joined(product, use)
     for rows in rows_of_tiles(delta.size(1), a.size(1), delta.device):
         tile = equations.weight_gradient(delta[:, rows], a)
         yield rows, (tile if is_number(scale, 1) else tile.mul_(scale)).to(dtype)

@@ -62,12 +62,16 @@ def multiply_in_place(gradient: Any, factor: Any) -> Any:  # clip_grad_norm_, wi
 
 @implements(aten.div.Tensor, aten.div.Scalar)
 def divide(gradient: Any, divisor: Any) -> Any:
-    return multiply(gradient, _reciprocal(divisor)) if _is_real_number(divisor) else NotImplemented
+    return multiply(gradient, _reciprocal(divisor, gradient.dtype)) if _is_real_number(divisor) else NotImplemented
 
 
 @implements(aten.div_.Tensor, aten.div_.Scalar)
 def divide_in_place(gradient: Any, divisor: Any) -> Any:  # manual averaging
-    return multiply_in_place(gradient, _reciprocal(divisor)) if _is_real_number(divisor) else NotImplemented
+    return (
+        multiply_in_place(gradient, _reciprocal(divisor, gradient.dtype))
+        if _is_real_number(divisor)
+        else NotImplemented
+    )
 
 
 @implements(aten.neg.default)
@@ -193,9 +197,10 @@ def _is_real_number(x: Any) -> bool:
     return isinstance(x, int | float)
 
 
-def _reciprocal(x: float | Tensor) -> float | Tensor:
+def _reciprocal(x: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    x = on_host(x)
     if isinstance(x, Tensor):
-        return x.reciprocal()
+        return x.to(wider(x.dtype, wider(dtype, torch.float32))).reciprocal()
     return 1 / x if x != 0 else math.copysign(math.inf, x)
 
 
