@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manualgrad import equations
+from manualgrad.autograd.torch_state import refuse_pointers
 from manualgrad.factored.densify import densify
 from manualgrad.factored.entries import add_entries, rows_of_tiles, tiles
 from manualgrad.factored.factors import Content, Factors, check_factors, is_number, wider, without_the_rest
@@ -59,7 +60,7 @@ class FactoredGradient(Tensor):
     def of(cls, shape: Any, dtype: torch.dtype, device: torch.device, content: Content) -> FactoredGradient:
         """A gradient with this content; nothing is checked or computed."""
         gradient = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
-        torch._C._set_throw_on_mutable_data_ptr(gradient)  # for readers in C++ that ask nobody, such as `to_dlpack`
+        refuse_pointers(gradient)
         gradient.content = content
         return gradient
 
