@@ -71,7 +71,7 @@ def add_product(target: Tensor, delta: Tensor, a: Tensor, alpha: float, beta: fl
     r, m = delta.shape
     if delta.dtype != target.dtype:  # see `accumulates_wider`
         return torch.addmm(target, delta.t(), a, out_dtype=target.dtype, beta=beta, alpha=alpha, out=target)
-    if r == 1:
+    if r == 1 and delta.dtype not in HALVES:  # where the outer product would round alpha * delta
         if beta == 1:
             return target.addcmul_(delta.t(), a, value=alpha)  # addr_ takes a fifth longer
         return target.addr_(delta[0], a[0], beta=beta, alpha=alpha)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.autograd import Function
 
 from manualgrad.autograd.torch_state import (
@@ -14,6 +15,9 @@ from manualgrad.autograd.torch_state import (
     is_forward_mode_active,
     tracing_state,
 )
+
+
+_INHERITED = Tensor.__torch_function__.__func__  # type: ignore[attr-defined]  # of subclasses without rules of their own
 
 
 def call(function: type[Function], with_tangent: type[Function], *arguments: Any) -> Any:
@@ -41,15 +45,27 @@ def is_plain_mode() -> bool:
     return not (torch.compiler.is_compiling() or is_forward_mode_active() or tracing_state() is not None)
 
 
-def is_left_to_autograd() -> bool:
+def is_left_to_autograd(*tensors: Any) -> bool:
     """Whether PyTorch's own operations must stand here, since a function with its own derivatives would not do.
+
+    Tensors that have rules of their own for those operations are given to them: nested and sparse ones, and subclasses with a
+    `__torch_function__` (weights expanded for per-sample gradients, or quantized).
 
     `torch.jit.trace`, and with it the older ONNX exporter, records only operations that it can name. Forward mode inside
     forward mode (`torch.func.jacfwd(jacfwd(f))`) loses the outer tangent in any `jvp` without a word; and `torch.compile`
     refuses a `jvp`, so that transforms inside a compiled function would not find one.
     """
-    if tracing_state() is not None:
+    if tracing_state() is not None or any(_has_rules_of_its_own(x) for x in tensors):
         return True
     if not are_transforms_active():
         return False
     return torch.compiler.is_compiling() or forward_modes() > 1
+
+
+def _has_rules_of_its_own(x: Any) -> bool:
+    if x is None:
+        return False
+    if type(x) is Tensor or type(x) is nn.Parameter:
+        return x.is_nested or x.layout is not torch.strided
+    own = getattr(type(x), "__torch_function__", torch._C._disabled_torch_function_impl)
+    return own is not torch._C._disabled_torch_function_impl and getattr(own, "__func__", own) is not _INHERITED

@@ -23,6 +23,9 @@ from torch.optim import optimizer as torch_optimizer
 are_transforms_active = torch._C._are_functorch_transforms_active  # inside torch.func.grad, vmap, jvp, ...
 is_batched_gradient = _functorch.is_legacy_batchedtensor  # of torch.autograd.grad(..., is_grads_batched=True)
 
+# A tensor without memory of its own: readers in C++ that ask nobody (`to_dlpack`) raise instead of following a null pointer.
+refuse_pointers = torch._C._set_throw_on_mutable_data_ptr
+
 HOOKS_OF_MODULE = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 # With a public form that takes several times as long, in every call of a layer or every step

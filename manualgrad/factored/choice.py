@@ -7,12 +7,14 @@ and where the backward pass is a plain one.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from manualgrad import equations
 from manualgrad.autograd.torch_state import is_batched_gradient, is_forward_mode_active
+from manualgrad.factored.factors import without_the_rest
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.requests import is_wanted
 
@@ -23,26 +25,32 @@ from manualgrad.factored.requests import is_wanted
 SMALLEST_FACTORED_WEIGHT = 2**15
 
 
-def may_keep_factors(weight: Tensor, a_below: Tensor) -> tuple[torch.dtype, int] | None:
-    """The factored gradient's dtype and rows per sample, if its optimizer asked for one and nothing is against it yet."""
+class Plan(NamedTuple):
+    """What the forward pass knows of a gradient that may stay factored."""
+
+    dtype: torch.dtype
+    rows_per_sample: int
+    is_input_copied: bool  # it is memory of another parameter, which may be changed before this weight's turn
+
+
+def may_keep_factors(weight: Tensor, a_below: Tensor) -> Plan | None:
+    """What a factored gradient would be like, if its optimizer asked for one and nothing is against it yet."""
     if weight.numel() < SMALLEST_FACTORED_WEIGHT or torch.compiler.is_compiling():
         return None
     if not (weight.is_leaf and weight.is_floating_point() and is_wanted(weight)):
         return None
-    base = a_below._base
-    if base is not None and base.is_leaf and base.requires_grad:
-        return None  # a part of another parameter, which its optimizer may change before this weight's turn
-    return weight.dtype, math.prod(a_below.shape[1:-1])
+    base = a_below if a_below._base is None else a_below._base
+    return Plan(weight.dtype, max(1, math.prod(a_below.shape[1:-1])), base.is_leaf and base.requires_grad)
 
 
-def weight_gradient_or_factors(delta: Tensor, a: Tensor, keeps_factors: tuple[torch.dtype, int] | None) -> Tensor:
+def weight_gradient_or_factors(delta: Tensor, a: Tensor, plan: Plan | None) -> Tensor:
     """dC/dw: its factors where the weight's optimizer asked for them and they are smaller than the product, else dense."""
-    if keeps_factors:
+    if plan:
         (r, m), n = delta.shape, a.size(1)
         if r * (m + n) < m * n and _is_plain_backward(delta, a):
-            dtype, rows_per_sample = keeps_factors
             a = a.detach()  # the values (and the count of changes in place) without the graph that made them
-            return FactoredGradient(delta, a, dtype, rows_per_sample=max(1, rows_per_sample))
+            delta, a = without_the_rest(delta), a.clone() if plan.is_input_copied else without_the_rest(a)
+            return FactoredGradient(delta, a, plan.dtype, rows_per_sample=plan.rows_per_sample)
     return equations.weight_gradient(delta, a)
 
 

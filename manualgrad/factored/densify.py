@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 
@@ -62,12 +64,31 @@ def densify(cls: Any, operation: Any, arguments: tuple, keywords: dict[str, Any]
 
 
 def _warn(name: str, shape: tuple[int, ...]) -> None:
+    optimizer, level = _caller()
     sentence = (
         f"{name} needs every entry of a factored gradient of shape {shape}, which {{}} dense and as large as its weight. "
         "If that is too much, read .delta and .a or .norm() instead, or work on gradient.to_dense()."
     )
+    if optimizer:
+        sentence = (
+            f"{optimizer} needs every entry of a factored gradient of shape {shape} (for {name}), which {{}} dense and as large "
+            "as its weight. If that is too much memory, train with an optimizer that works on the factors, such as "
+            "GradientDescent or those of torch.optim; if it is not, mg.keep_factored(model, False) asks for dense gradients."
+        )
     if _forbidding:
         raise RuntimeError(sentence.format("would become") + " (inside forbid_densify())")
-    if name not in _warned:
-        warnings.warn(sentence.format("becomes"), FactorsLostWarning, stacklevel=4)
-        _warned.add(name)  # after the warning: where warnings are errors, every time is an error
+    if (optimizer or name) not in _warned:
+        warnings.warn(sentence.format("becomes"), FactorsLostWarning, stacklevel=level)
+        _warned.add(optimizer or name)  # after the warning: where warnings are errors, every time is an error
+
+
+def _caller() -> tuple[str | None, int]:
+    """The name of the optimizer that is taking a step, or None; and the `stacklevel` of the line that called it, or us."""
+    optimizer, level, outermost = None, 0, 4
+    frame = sys._getframe(1)
+    while frame is not None:
+        level += 1
+        if isinstance(called := frame.f_locals.get("self"), Optimizer):
+            optimizer, outermost = optimizer or type(called).__name__, level + 1
+        frame = frame.f_back  # type: ignore[assignment]
+    return optimizer, outermost

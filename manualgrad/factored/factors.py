@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ class Factors(NamedTuple):
 
     delta: Tensor  # (r, m)
     a: Tensor  # (r, n)
-    scale: float | Tensor  # a number, or a 0-dimensional tensor that is never read on the host
+    scale: float | Tensor  # a number; on a GPU also a 0-dimensional tensor, which is never read on the host
     rows_per_sample: int  # 1, or the length of a sequence whose positions are rows
     versions: tuple[int, int]  # of delta and a when the gradient was made
 
@@ -25,16 +26,21 @@ class Factors(NamedTuple):
         delta, a = (x.detach() if x.requires_grad else x for x in (delta, a))
         return cls(delta, a, scale, rows_per_sample, (delta._version, a._version))
 
+    def is_changed(self) -> bool:
+        """Whether one of the tensors was changed in place since the gradient was made."""
+        return (self.delta._version, self.a._version) != self.versions
+
     def check_versions(self, use: str) -> None:
         """Raises RuntimeError if one of the tensors was changed in place: they are the layer's own, not copies."""
-        for name, tensor, version in (("delta", self.delta, self.versions[0]), ("a", self.a, self.versions[1])):
-            if tensor._version != version:
-                raise RuntimeError(
-                    f"A factored gradient expected its factor `{name}` {tuple(tensor.shape)} unchanged until its use ({use}), "
-                    "got one changed in place since the backward pass: the gradient would be wrong. Fill input buffers only "
-                    "after optimizer.step() and zero_grad(), pass the layer a copy (input.clone()), or use "
-                    "GradientDescent(..., factored=False)."
-                )
+        if not self.is_changed():
+            return
+        name, tensor = ("a", self.a) if self.delta._version == self.versions[0] else ("delta", self.delta)
+        raise RuntimeError(
+            f"A factored gradient expected its factor `{name}` {tuple(tensor.shape)} unchanged until its use ({use}), "
+            "got one changed in place since the backward pass: the gradient would be wrong. Fill input buffers only "
+            "after optimizer.step() and zero_grad(), pass the layer a copy (input.clone()), or use "
+            "GradientDescent(..., factored=False)."
+        )
 
     def mapped(self, function: Callable[[Tensor], Tensor], use: str) -> Factors:
         """The same factors with the function applied to their tensors."""
@@ -49,37 +55,54 @@ class Content:
     `factors` is replaced, never changed, so that two contents may hold the same one.
     """
 
-    __slots__ = ("dense", "factors")
+    __slots__ = ("__weakref__", "dense", "factors")
 
     def __init__(self, factors: tuple[Factors, ...] = (), dense: Tensor | None = None) -> None:
         self.factors = factors
         self.dense = dense
+        living[id(self)] = self
 
     def become_dense(self, dense: Tensor) -> None:
         self.dense, self.factors = dense, ()
 
-    def common_dtype(self) -> torch.dtype | None:
-        """The dtype of all factors, if they can be multiplied in it as they are: a scale on a GPU would round, or vanish."""
-        dtypes = {f.delta.dtype for f in self.factors}
-        one_number = len(self.factors) == 1 and not isinstance(self.factors[0].scale, Tensor)
-        return (
-            dtypes.pop()
-            if len(dtypes) == 1 and (one_number or all(is_number(f.scale, 1) for f in self.factors))
-            else None
-        )
+    def check_versions(self, use: str) -> None:
+        """Raises RuntimeError if a factor was changed in place since the gradient was made."""
+        for factors in self.factors:
+            factors.check_versions(use)
+
+    def common_scale(self) -> float | Tensor | None:
+        """The scale of every pair, if it is the same for all: then it can wait until after the product."""
+        first = self.factors[0].scale
+        if len(self.factors) == 1 or all(is_number(f.scale, first) for f in self.factors):  # type: ignore[arg-type]
+            return first
+        return None
+
+    def dtype_of_product(self, dtype: torch.dtype) -> torch.dtype:
+        """In what to multiply the factors for a gradient of that dtype: wide enough for the factors and for scales in them.
+
+        A scale that is a tensor, or not the same for all pairs, goes into delta, which in half precision would round or vanish.
+        """
+        for factors in self.factors:
+            dtype = wider(dtype, factors.delta.dtype)
+        scale = self.common_scale()
+        return wider(dtype, torch.float32) if scale is None or isinstance(scale, Tensor) else dtype
 
     def joined(self, dtype: torch.dtype, use: str) -> tuple[Tensor, Tensor, float | Tensor]:
         """delta (r, m) and a (r, n) of the whole sum in that dtype, and a common scale. One pair is not copied if it has it.
 
-        Factors of a lower precision are widened here, r (m + n) numbers, unless they are wanted as they are (`common_dtype`).
+        Factors of a lower precision are widened here, r (m + n) numbers.
         """
-        for factors in self.factors:
-            factors.check_versions(use)
+        self.check_versions(use)
+        scale = self.common_scale()
         if len(self.factors) == 1:
-            (delta, a, scale, *_) = self.factors[0]
+            (delta, a, *_) = self.factors[0]
             return delta.to(dtype), a.to(dtype), scale
-        deltas = [f.delta.to(dtype) if is_number(f.scale, 1) else f.delta.to(dtype) * f.scale for f in self.factors]
-        return torch.cat(deltas), torch.cat([f.a.to(dtype) for f in self.factors]), 1.0
+        deltas = [f.delta.to(dtype) if scale is not None else f.delta.to(dtype) * f.scale for f in self.factors]
+        return torch.cat(deltas), torch.cat([f.a.to(dtype) for f in self.factors]), 1.0 if scale is None else scale
+
+
+# By its id, every content that somebody holds: before an optimizer writes, factors that share the memory are copied.
+living: WeakValueDictionary[int, Content] = WeakValueDictionary()
 
 
 def check_factors(delta: Tensor, a: Tensor, rows_per_sample: int) -> None:
@@ -106,6 +129,16 @@ def is_number(x: float | Tensor, number: float) -> bool:
     return not isinstance(x, Tensor) and x == number
 
 
+def wider(x: torch.dtype, y: torch.dtype) -> torch.dtype:
+    """The dtype that holds what either holds."""
+    return x if x == y else torch.promote_types(x, y)  # a call into PyTorch, which a recording would see
+
+
 def on_host(x: float | Tensor) -> float | Tensor:
     """A number where reading it costs nothing (CPU); a tensor elsewhere, where reading it would wait for the device."""
     return float(x) if isinstance(x, Tensor) and x.device.type == "cpu" else x
+
+
+def without_the_rest(x: Tensor) -> Tensor:
+    """x, or a copy where x is part of something larger, say of a data set, which would be kept alive or saved with it."""
+    return x.clone() if x.untyped_storage().nbytes() > x.nbytes else x

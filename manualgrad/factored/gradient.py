@@ -6,16 +6,18 @@ it does when PyTorch calls an operation on it is said in `operations`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from manualgrad import equations
+from manualgrad.autograd.torch_state import refuse_pointers
 from manualgrad.factored.densify import densify
-from manualgrad.factored.factors import Content, Factors, check_factors, is_number, on_host
-from manualgrad.matrix_products import accumulates_wider
+from manualgrad.factored.entries import add_entries, rows_of_tiles, tiles
+from manualgrad.factored.factors import Content, Factors, check_factors, is_number, wider, without_the_rest
 
 
 class FactoredGradient(Tensor):
@@ -58,6 +60,7 @@ class FactoredGradient(Tensor):
     def of(cls, shape: Any, dtype: torch.dtype, device: torch.device, content: Content) -> FactoredGradient:
         """A gradient with this content; nothing is checked or computed."""
         gradient = Tensor._make_wrapper_subclass(cls, shape, dtype=dtype, device=device)
+        refuse_pointers(gradient)
         gradient.content = content
         return gradient
 
@@ -83,30 +86,36 @@ class FactoredGradient(Tensor):
 
     @property
     def delta(self) -> Tensor:
-        """(r, m), scale included, in the gradient's dtype: `delta.T @ a` is the gradient. Raises as `rank` does."""
+        """(r, m), scale included: `delta.T @ a` is the gradient. Raises as `rank` does.
+
+        In the gradient's dtype, or the factors' if that is wider; a scale is held in float32 at least.
+        """
         self._factors("delta")
-        return self.scaled_factors("reading delta")[0]
+        return self._scaled_factors("reading delta")[0]
 
     @property
     def a(self) -> Tensor:
-        """(r, n), in the gradient's dtype. Raises as `rank` does."""
+        """(r, n), in the dtype of `delta`. Raises as `rank` does."""
         self._factors("a")
-        return self.scaled_factors("reading a")[1]
+        return self._scaled_factors("reading a")[1]
 
-    def scaled_factors(self, use: str) -> tuple[Tensor, Tensor]:
-        """delta (r, m) with the scale in it, and a (r, n), in the gradient's dtype."""
+    def _scaled_factors(self, use: str) -> tuple[Tensor, Tensor]:
+        """delta (r, m) with the scale in it, and a (r, n), in one dtype."""
         if not self.content.factors:
             m, n = self.shape
             return self.new_empty((0, m)), self.new_empty((0, n))
-        delta, a, scale = self.content.joined(self.dtype, use)
+        dtype = self.content.dtype_of_product(self.dtype)
+        if not is_number(self.content.factors[0].scale, 1):
+            dtype = wider(dtype, torch.float32)
+        delta, a, scale = self.content.joined(dtype, use)
         return (delta if is_number(scale, 1) else delta * scale), a
 
     def to_dense(self, dtype: torch.dtype | None = None, *, masked_grad: bool | None = None) -> Tensor:
         """The gradient as a plain new tensor (m, n); this one keeps its factors."""
         if self.content.dense is not None:
             return self.content.dense.to(dtype or self.dtype, copy=True)
-        delta, a = self.scaled_factors("to_dense()")
-        return equations.weight_gradient(delta, a).to(dtype or self.dtype)
+        dense = torch.empty(self.shape, dtype=self.dtype, device=self.device)
+        return self.add_to(dense, beta=0.0).to(dtype or self.dtype)
 
     def add_to(self, target: Tensor, alpha: float | Tensor = 1.0, beta: float | Tensor = 1.0) -> Tensor:
         """target := beta * target + alpha * gradient, in place, with no temporary of its size.
@@ -114,30 +123,14 @@ class FactoredGradient(Tensor):
         target (m, n), any floating point dtype; alpha and beta numbers or 0-dimensional tensors; beta = 0 overwrites, NaN
         included.
         """
-        if isinstance(beta, Tensor) or not self.content.factors:
-            target = target.zero_() if is_number(beta, 0) else target if is_number(beta, 1) else target.mul_(beta)
-            beta = 1.0
-        if self.content.dense is not None:
-            dense = self.content.dense
-            return target.addcmul_(dense, alpha) if isinstance(alpha, Tensor) else target.add_(dense, alpha=alpha)
-        if not self.content.factors:
-            return target
-        dtype = target.dtype
-        if target.is_cuda and not isinstance(alpha, Tensor):
-            own = self.content.common_dtype()
-            dtype = own if own is not None and accumulates_wider(target, own) else dtype
-        delta, a, scale = self.content.joined(dtype, "adding it to a tensor")
-        number = 1.0
-        for factor in (on_host(alpha), on_host(scale)):
-            if isinstance(factor, Tensor):
-                delta = delta * factor
-            else:
-                number *= factor
-        if (
-            number == 0 or number != number
-        ):  # as alpha, 0 would hide inf in the factors, and MKL takes float32's NaN for 1
-            delta, number = delta * number, 1.0
-        return equations.add_weight_gradient(target, delta, a, alpha=number, beta=beta)
+        return add_entries(target, self.content, self.dtype, alpha, beta)
+
+    def tiles(self, use: str = "reading its entries") -> Iterator[tuple[slice, Tensor]]:
+        """The entries as plain tensors of a few rows, a quarter of them at most, each with the rows that it is."""
+        if self.content.factors:
+            return tiles(self.content, self.dtype, use)
+        dense = self.new_zeros(()).expand(self.shape) if self.content.dense is None else self.content.dense
+        return ((rows, dense[rows]) for rows in rows_of_tiles(*self.shape, self.device))
 
     def per_sample_norms(self) -> Tensor:
         """(samples,): the 2-norm of each sample's part of the gradient, in float64, without forming any of the parts.
@@ -198,23 +191,11 @@ class FactoredGradient(Tensor):
         Tensor.data.__set__(self, self.of(new.shape, new.dtype, new.device, content))  # type: ignore[attr-defined]
         self.content = content
 
-    def numpy(self, *, force: bool = False) -> Any:
-        return densify(FactoredGradient, Tensor.numpy, (self,), {"force": force})
-
-    def apply_(self, function: Callable[[Any], Any]) -> Any:
-        return densify(FactoredGradient, Tensor.apply_, (self, function), {})
-
-    def tolist(self) -> Any:
-        return densify(FactoredGradient, Tensor.tolist, (self,), {})
-
     def share_memory_(self) -> FactoredGradient:  # Module.share_memory
         for tensor in (self.content.dense, *(x for f in self.content.factors for x in (f.delta, f.a))):
             if tensor is not None:
                 tensor.share_memory_()
         return self
-
-    def __dlpack__(self, **options: Any) -> Any:
-        return densify(FactoredGradient, Tensor.__dlpack__, (self,), options)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FactoredGradient:
         if id(self) not in memo:
@@ -222,7 +203,7 @@ class FactoredGradient(Tensor):
         return memo[id(self)]
 
     def __reduce_ex__(self, protocol: Any) -> tuple:
-        return _rebuilt, self._parts(_without_the_rest)
+        return _rebuilt, self._parts(without_the_rest)
 
     def _parts(self, keep: Callable[[Tensor], Tensor]) -> tuple:
         factors = [f.mapped(keep, "copying it")[:4] for f in self.content.factors]
@@ -238,9 +219,18 @@ class FactoredGradient(Tensor):
         return self.content.factors
 
 
-def _without_the_rest(x: Tensor) -> Tensor:
-    """x, or a copy where x is part of something larger, say of a data set, which would be saved with it."""
-    return x if x.untyped_storage().nbytes() == x.numel() * x.element_size() else x.clone()
+def _from_entries(name: str) -> Callable[..., Any]:
+    """A method of a tensor that reaches for its memory: made dense first, a gradient has some."""
+    method = getattr(Tensor, name)
+
+    def call(self: FactoredGradient, *arguments: Any, **keywords: Any) -> Any:
+        return densify(FactoredGradient, method, (self, *arguments), keywords)
+
+    return functools.wraps(method)(call)
+
+
+for _name in ("__dlpack__", "apply_", "data_ptr", "map2_", "map_", "numpy", "tolist", "untyped_storage"):
+    setattr(FactoredGradient, _name, _from_entries(_name))
 
 
 def _rebuilt(shape: Any, dtype: torch.dtype, device: str, factors: list, dense: Tensor | None) -> FactoredGradient:

@@ -1,7 +1,7 @@
 """What factored gradients do in operations on whole lists of tensors: foreach optimizers, loss scaling.
 
-Lists may mix factored gradients with dense ones. What is changed in the middle of a list says so at once, by its version:
-the factors of a later gradient may be a part of it.
+Lists may mix factored gradients with dense ones. Before any tensor of a list is changed, factors that share its memory are
+copied: they may belong to a later gradient of the list.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
+from manualgrad.factored.aliasing import copy_before_writing
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.norms import overflows
 from manualgrad.factored.operations import implements, multiply_in_place
@@ -40,12 +40,12 @@ def for_each(operation: Callable[..., Any], in_place: bool) -> Callable[..., Any
     """A foreach operation as a loop. Lists among its arguments go element by element."""
 
     def loop(tensors: Sequence[Tensor], *arguments: Any, **keywords: Any) -> list[Any] | None:
+        if in_place:
+            copy_before_writing(tensors)
         results = []
         for i, tensor in enumerate(tensors):
             own = (x[i] if isinstance(x, list | tuple) else x for x in arguments)
             results.append(operation(tensor, *own, **keywords))
-            if in_place:
-                increment_version(tensor)
         return None if in_place else results
 
     return loop

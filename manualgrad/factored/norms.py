@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from manualgrad import equations
+from manualgrad.factored.factors import is_number
 from manualgrad.factored.gradient import FactoredGradient
 
 
@@ -16,24 +15,20 @@ _ROWS = 256  # of a Gram matrix at once
 
 def two_norm(gradient: FactoredGradient) -> Tensor:
     """|dC/dw| in float64: entries of both signs cancel in the sum over Gram matrices, and float32 would lose them."""
-    delta, a = gradient.delta.double(), gradient.a.double()
-    squared = torch.zeros((), dtype=torch.float64, device=delta.device)
+    squared = torch.zeros((), dtype=torch.float64, device=gradient.device)
+    if not gradient.content.factors:
+        return squared
+    delta, a, scale = gradient.content.joined(torch.float64, "its norm")
     for i in range(0, delta.size(0), _ROWS):  # the Gram matrices are symmetric: half of their blocks will do
         block, after = slice(i, i + _ROWS), slice(i + _ROWS, None)
         squared += equations.inner_products(delta[block], a[block], delta[block], a[block])
         squared += 2 * equations.inner_products(delta[block], a[block], delta[after], a[after])
-    return squared.clamp(min=0).sqrt()
-
-
-def tiles(gradient: FactoredGradient) -> Iterator[Tensor]:
-    """The dense gradient, a sixteenth of its rows at a time; one empty tile where there are none."""
-    delta, a = gradient.delta, gradient.a
-    for part in delta.split(max(1, -(-delta.size(1) // 16)), dim=1):
-        yield equations.weight_gradient(part, a)
+    norm = squared.clamp(min=0).sqrt()
+    return norm if is_number(scale, 1) else norm * abs(scale)
 
 
 def norm_by_tiles(gradient: FactoredGradient, order: float) -> Tensor:
-    norms = torch.stack([torch.linalg.vector_norm(tile, order) for tile in tiles(gradient)])
+    norms = torch.stack([torch.linalg.vector_norm(tile, order) for _, tile in gradient.tiles()])
     return norms.sum() if order == 0 else torch.linalg.vector_norm(norms, order)
 
 
@@ -43,10 +38,10 @@ def overflows(gradient: FactoredGradient) -> Tensor:
     No entry exceeds sum_r max|delta_r| max|a_r|; only where that bound is not finite either, the entries are looked at. On a
     GPU the bound decides alone, since looking would wait for it.
     """
-    if gradient.rank == 0:
+    if gradient.rank == 0 or gradient.numel() == 0:
         return torch.zeros((), device=gradient.device)
     bound = torch.sum(gradient.delta.abs().amax(1).double() * gradient.a.abs().amax(1).double())
     overflows = ~(bound <= torch.finfo(gradient.dtype).max)  # NaN is not <= anything
     if gradient.device.type == "cpu" and overflows:
-        overflows = ~torch.stack([tile.isfinite().all() for tile in tiles(gradient)]).all()
+        overflows = ~torch.stack([tile.isfinite().all() for _, tile in gradient.tiles()]).all()
     return overflows

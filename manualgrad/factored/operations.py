@@ -15,8 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.factored.factors import Content
+from manualgrad.factored.factors import Content, on_host, wider
 from manualgrad.factored.gradient import FactoredGradient
+from manualgrad.factored.norms import overflows
 
 
 aten = torch.ops.aten
@@ -44,27 +45,33 @@ def detach(gradient: FactoredGradient) -> FactoredGradient:  # AccumulateGrad, o
 @implements(aten.mul.Tensor, aten.mul.Scalar)
 def multiply(x: Any, y: Any) -> Any:
     gradient, factor = (x, y) if isinstance(x, FactoredGradient) else (y, x)
-    if not _is_real_number(factor) or gradient.is_dense:
+    if not _is_real_number(factor) or gradient.is_dense or (content := _scaled(gradient, factor)) is None:
         return NotImplemented
-    return gradient.like(_scaled(gradient, factor))
+    return gradient.like(content)
 
 
 @implements(aten.mul_.Tensor, aten.mul_.Scalar)
 def multiply_in_place(gradient: Any, factor: Any) -> Any:  # clip_grad_norm_, with a 0-dimensional tensor
     if not isinstance(gradient, FactoredGradient) or not _is_real_number(factor) or gradient.is_dense:
         return NotImplemented
-    gradient.content.factors = _scaled(gradient, factor).factors
+    if (content := _scaled(gradient, factor)) is None:
+        return NotImplemented
+    gradient.content.factors = content.factors
     return gradient
 
 
 @implements(aten.div.Tensor, aten.div.Scalar)
 def divide(gradient: Any, divisor: Any) -> Any:
-    return multiply(gradient, _reciprocal(divisor)) if _is_real_number(divisor) else NotImplemented
+    return multiply(gradient, _reciprocal(divisor, gradient.dtype)) if _is_real_number(divisor) else NotImplemented
 
 
 @implements(aten.div_.Tensor, aten.div_.Scalar)
 def divide_in_place(gradient: Any, divisor: Any) -> Any:  # manual averaging
-    return multiply_in_place(gradient, _reciprocal(divisor)) if _is_real_number(divisor) else NotImplemented
+    return (
+        multiply_in_place(gradient, _reciprocal(divisor, gradient.dtype))
+        if _is_real_number(divisor)
+        else NotImplemented
+    )
 
 
 @implements(aten.neg.default)
@@ -90,8 +97,10 @@ def convert(gradient: FactoredGradient, **options: Any) -> Any:  # Module.to, ha
     dtype, device = options.get("dtype") or gradient.dtype, options.get("device") or gradient.device
     if gradient.is_dense or not dtype.is_floating_point:
         return NotImplemented
-    factors = tuple(f.mapped(lambda x: x.to(device), "moving it") for f in gradient.content.factors)
-    return gradient.like(Content(factors), dtype, torch.device(device))
+    content = Content(tuple(f.mapped(lambda x: x.to(device), "converting it") for f in gradient.content.factors))
+    if not _has_the_same_entries(gradient, dtype):
+        content = Content(dense=gradient.to_dense().to(device=device, dtype=dtype))
+    return gradient.like(content, dtype, torch.device(device))
 
 
 @implements(aten.new_empty_strided.default)
@@ -124,8 +133,7 @@ def add_in_place(target: Any, other: Any, *, alpha: Any = 1) -> Any:  # Accumula
     elif other.is_dense:
         return add_in_place(target, other.densify(), alpha=alpha)
     else:
-        target.content.factors += _scaled(other, alpha).factors
-        _fold(target)
+        _append(target, other, alpha)
     return target
 
 
@@ -139,8 +147,7 @@ def add(x: Any, y: Any, *, alpha: float = 1) -> Any:  # the engine, where a weig
     if not isinstance(x, Tensor) or not isinstance(y, Tensor) or x.shape != y.shape or x.dtype != y.dtype:
         return NotImplemented
     if isinstance(x, FactoredGradient) and isinstance(y, FactoredGradient) and not (x.is_dense or y.is_dense):
-        total = x.like(Content(x.content.factors + _scaled(y, alpha).factors))
-        return _fold(total)
+        return _append(x.like(Content(x.content.factors)), y, alpha)
     if isinstance(y, FactoredGradient):
         return y.add_to(x.to_dense() if isinstance(x, FactoredGradient) else x.clone(), alpha=alpha)
     return x.add_to(y * alpha)  # type: ignore[attr-defined]  # then x is the factored one
@@ -164,8 +171,10 @@ def copy_in_place(target: Any, source: Any, non_blocking: bool = False) -> Any:
         return target.copy_(source, non_blocking)
     if target.is_dense:
         target.densify().copy_(source, non_blocking)
-    elif isinstance(source, FactoredGradient):
+    elif isinstance(source, FactoredGradient) and _has_the_same_entries(source, target.dtype):
         target.content.factors = source.content.factors
+    elif isinstance(source, FactoredGradient):
+        target.content.become_dense(source.to_dense(target.dtype))
     else:
         target.content.become_dense(source.to(target.dtype, copy=True))
     return target
@@ -188,21 +197,49 @@ def _is_real_number(x: Any) -> bool:
     return isinstance(x, int | float)
 
 
-def _reciprocal(x: float | Tensor) -> float | Tensor:
+def _reciprocal(x: float | Tensor, dtype: torch.dtype) -> float | Tensor:
+    x = on_host(x)
     if isinstance(x, Tensor):
-        return x.reciprocal()
+        return x.to(wider(x.dtype, wider(dtype, torch.float32))).reciprocal()
     return 1 / x if x != 0 else math.copysign(math.inf, x)
 
 
-def _scaled(gradient: FactoredGradient, factor: float | Tensor) -> Content:
-    if not isinstance(factor, Tensor) and factor == 1:
-        return Content(gradient.content.factors)  # a content of its own: the result is no alias
-    return Content(tuple(f._replace(scale=f.scale * factor) for f in gradient.content.factors))
+def _scaled(gradient: FactoredGradient, factor: float | Tensor) -> Content | None:
+    """The factors times a number, with a content of its own: the result is no alias. None if only entries can bear it.
+
+    An infinite scale would meet zeros within the product, and beyond these limits float32's range would be left on the way.
+    """
+    factor = on_host(factor)
+    if isinstance(factor, Tensor):  # a scale in half precision could not hold the ones before it
+        factor = factor.to(wider(factor.dtype, torch.float32))
+    scaled = tuple(f._replace(scale=f.scale * factor) for f in gradient.content.factors)
+    for scale in (f.scale for f in scaled if not isinstance(f.scale, Tensor)):
+        if not (1e-30 < abs(scale) < 1e30 or scale == 0 or scale != scale):
+            return None
+    return Content(scaled)
 
 
-def _fold(gradient: FactoredGradient) -> FactoredGradient:
-    """Make the gradient dense once its factors take as much memory as that: r (m + n) >= m n."""
-    m, n = gradient.shape
-    if gradient.rank * (m + n) >= m * n:
-        gradient.densify()
-    return gradient
+def _append(total: FactoredGradient, other: FactoredGradient, alpha: float | Tensor) -> FactoredGradient:
+    """total += alpha * other. Dense once the factors take as much memory as that: r (m + n) >= m n."""
+    m, n = total.shape
+    content = _scaled(other, alpha) if _has_the_same_entries(other, total.dtype) else None
+    if content is None:
+        other.add_to(total.densify(), alpha=alpha)
+        return total
+    total.content.factors += content.factors
+    if total.rank * (m + n) >= m * n:
+        total.densify()
+    return total
+
+
+def _has_the_same_entries(gradient: FactoredGradient, dtype: torch.dtype) -> bool:
+    """Whether the factors, read in another dtype, have the entries that a cast gives. It rounds the product, not the factors.
+
+    To a narrower dtype they have. To a wider one only if they are no wider than the gradient itself, which has rounded their
+    product, and if that has not overflown.
+    """
+    common = wider(gradient.dtype, dtype)
+    if common != dtype or dtype == gradient.dtype:
+        return common == gradient.dtype
+    is_own = all(wider(f.delta.dtype, gradient.dtype) == gradient.dtype for f in gradient.content.factors)
+    return is_own and not overflows(gradient)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from manualgrad.factored.gradient import FactoredGradient
-from manualgrad.factored.norms import norm_by_tiles, overflows, tiles, two_norm
+from manualgrad.factored.norms import norm_by_tiles, overflows, two_norm
 from manualgrad.factored.operations import implements
 
 
@@ -33,9 +33,10 @@ def vector_norm(
     if gradient.is_dense or axes != {0, 1} or gradient.numel() == 0:
         return NotImplemented
     norm = two_norm(gradient) if ord == 2 else norm_by_tiles(gradient, ord)
-    if ord == 2 and gradient.device.type == "cpu" and not 0 < norm < torch.inf:
+    if ord == 2 and gradient.device.type == "cpu" and not 0 < norm <= torch.finfo(gradient.dtype).max:
         # Where infinities of both signs meet in the Gram matrices, or squares leave float64's range, they tell nothing, but
-        # clip_grad_norm_ treats inf and NaN differently. On a GPU, where looking would wait for it, NaN may stand for inf.
+        # clip_grad_norm_ treats inf and NaN differently. And an entry may be infinite in the gradient's own dtype. On a GPU,
+        # where looking would wait for it, NaN may stand for inf.
         norm = norm_by_tiles(gradient, 2)
     norm = _with_overflow(gradient, norm.to(dtype or gradient.dtype))
     return norm.view(1, 1) if keepdim else norm
@@ -61,7 +62,7 @@ def is_nan(gradient: FactoredGradient) -> Any:  # torch.autograd.set_detect_anom
         return NotImplemented
     if gradient.device.type == "cpu" and not overflows(gradient):
         return torch.zeros(gradient.shape, dtype=torch.bool)
-    return torch.cat([tile.isnan() for tile in tiles(gradient)])
+    return torch.cat([tile.isnan() for _, tile in gradient.tiles()])
 
 
 # Dense by nature.

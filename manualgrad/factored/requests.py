@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import weakref
+from collections import deque
 from collections.abc import Iterable
+from threading import Lock
 from typing import TypeVar
 
 from torch import Tensor, nn
@@ -14,6 +16,10 @@ ModuleT = TypeVar("ModuleT", bound=nn.Module)
 # How many living requests there are for a weight, by its id: a weak reference to a parameter would keep
 # `torch.__future__.set_swap_module_params_on_conversion` from swapping it.
 _requests: dict[int, int] = {}
+_withdrawn: deque[tuple[int, ...]] = (
+    deque()
+)  # by finalizers, which may run anywhere, also while the table is being changed
+_counting = Lock()
 _MARK = "_keeps_factors"  # on a weight: wanted for as long as it lives
 
 
@@ -22,20 +28,26 @@ class Request:
 
     def __init__(self, weights: Iterable[Tensor]) -> None:
         self.weights = {id(w): w for w in weights}  # held, so that no other tensor is given the id
-        for key in self.weights:
+        _count(self.weights)
+        weakref.finalize(self, _withdrawn.append, tuple(self.weights)).atexit = False
+
+
+def _count(keys: Iterable[int] = ()) -> None:
+    """Enter new requests for these, and strike out what was withdrawn."""
+    with _counting:
+        for key in keys:
             _requests[key] = _requests.get(key, 0) + 1
-        weakref.finalize(self, _withdraw, tuple(self.weights)).atexit = False
-
-
-def _withdraw(keys: Iterable[int]) -> None:
-    for key in keys:
-        _requests[key] -= 1
-        if not _requests[key]:
-            del _requests[key]
+        while _withdrawn:
+            for key in _withdrawn.popleft():
+                _requests[key] -= 1
+                if not _requests[key]:
+                    del _requests[key]
 
 
 def is_wanted(weight: Tensor) -> bool:
     """Whether a living `Request` names this very tensor, or `keep_factored` has marked it."""
+    if _withdrawn:
+        _count()
     return id(weight) in _requests or hasattr(weight, _MARK)
 
 
@@ -46,11 +58,14 @@ def pass_on_requests(model: nn.Module, copied: nn.Module) -> None:
             setattr(copied_w, _MARK, True)
 
 
-def keep_factored(model: ModuleT) -> ModuleT:
+def keep_factored(model: ModuleT, keep: bool = True) -> ModuleT:
     """Ask for factored gradients for an optimizer that does not ask itself, such as `torch.optim.SGD`. Returns the model.
 
-    Concerns the weights of the `Dense` layers in it. `torch.optim.SGD` (loop, foreach and fused), `clip_grad_norm_` and
-    `GradScaler` work on the factors; other optimizers make them dense, once per step and with a `FactorsLostWarning`.
+    Concerns the weights of the `Dense` layers in it. `keep_factored(model, False)` stops asking, from the next backward pass
+    on; a `GradientDescent` that has these weights goes on asking (`factored=False` is its own switch).
+
+    `torch.optim.SGD` (loop, foreach and fused), `clip_grad_norm_` and `GradScaler` work on the factors; other optimizers make
+    them dense, once per step and with a `FactorsLostWarning`.
 
     The weights are marked. The mark is pickled with them; a deep copy, and a conversion that makes new parameters
     (`torch.__future__.set_swap_module_params_on_conversion`), leaves it behind: ask again after those.
@@ -62,5 +77,8 @@ def keep_factored(model: ModuleT) -> ModuleT:
         raise TypeError(f"keep_factored expected a torch.nn.Module, got {type(model).__name__}. Pass the model itself.")
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            setattr(module.weight, _MARK, True)
+            if keep:
+                setattr(module.weight, _MARK, True)
+            else:
+                vars(module.weight).pop(_MARK, None)
     return model

