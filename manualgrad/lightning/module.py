@@ -8,15 +8,16 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.layers.mlp import MLP
 from manualgrad.lightning.engine import TrainStepEngine
 from manualgrad.lightning.keep_random_states import KeepRandomStates
+from manualgrad.lightning.schedule import SCHEDULES, WholeTraining
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.optim.gradient_descent import GradientDescent
 
@@ -30,7 +31,6 @@ LOSSES: dict[str, type[Loss]] = {
     "cross_entropy": SoftmaxCrossEntropyLoss,
     "binary_cross_entropy": BinaryCrossEntropyLoss,
 }
-SCHEDULES = ("constant", "cosine", "linear")
 ENGINES = ("autograd", "train_step")
 
 
@@ -48,9 +48,13 @@ class BackpropModule(LightningModule):
         loss: "cross_entropy" (softmax), "binary_cross_entropy" (a sigmoid per class) or "quadratic"; the last two compare
             the outputs with one-hot rows.
         lr, momentum, weight_decay, nesterov: as for `mg.GradientDescent`.
-        lr_schedule: "constant", or "cosine" or "linear" from `lr` down to 0 over the whole training.
+        lr_schedule: "constant", or "cosine" or "linear" from `lr` down to 0 over the whole training. A training resumed from a
+            checkpoint goes on at that place in the whole of the new one: with max_epochs=40, after 20 epochs of 20, half
+            way down.
         engine: "autograd", or "train_step": `mg.TrainStep`, the same steps without an autograd graph, faster for small nets.
-            Not with several processes, autocast, or `Trainer(accumulate_grad_batches=...)`.
+            Learning rates follow whatever schedulers `configure_optimizers` returns. Refused when training starts: several
+            processes, autocast, `Trainer(accumulate_grad_batches=..., gradient_clip_val=...)`, another optimizer than
+            `mg.GradientDescent`, and callbacks or methods of a subclass that need gradients.
         max_norm: clip the norm of all gradients together at this, with either engine. (`Trainer(gradient_clip_val=...)`
             does the same for "autograd" alone.)
 
@@ -101,8 +105,7 @@ class BackpropModule(LightningModule):
                 for stage in ("train", "val", "test")
             }
         )
-        self.automatic_optimization = engine == "autograd"
-        self._engine = TrainStepEngine(max_norm)
+        self._engine = TrainStepEngine()
         self.example_input_array = torch.zeros(1, self.model.sizes[0])
         self._gradient_descent([nn.Parameter(torch.zeros(1))])  # an option out of range fails here, not in `fit`
 
@@ -115,12 +118,26 @@ class BackpropModule(LightningModule):
         return self.loss(outputs, self._desired(outputs, classes))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        if self.automatic_optimization:
+        self._engine.cost = None
+        # A copy, such as `compare` makes, knows the trainer of this module, which does not train it.
+        if self.hparams["engine"] == "autograd" or self._trainer is None or self.trainer.lightning_module is not self:
             return self._step("train", batch)
         inputs, classes = batch
         form = inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1]))
-        cost, outputs = self._engine.run(self, self.model, self.loss, inputs, self._desired(form, classes))
+        desired = self._desired(form, classes)
+        cost, outputs = self._engine.run(self.trainer, self.model, self.loss, self.hparams["max_norm"], inputs, desired)
         return self._logged("train", cost, outputs, classes)
+
+    def on_fit_start(self) -> None:
+        if self.hparams["engine"] == "train_step":
+            self._engine.check(self, BackpropModule)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Autograd's, unless the engine has taken the step."""
+        if self._engine.cost is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self._engine.check_loss(loss, type(self).__name__)
 
     def configure_gradient_clipping(
         self,
@@ -158,6 +175,19 @@ class BackpropModule(LightningModule):
         """Lightning loads the weights before it makes the module float64 for 64-true, which would round them to float32."""
         if self._trainer is not None:
             self.trainer.precision_plugin.convert_module(self)
+            if not is_overridden("configure_optimizers", self, BackpropModule):
+                self._take_schedule(checkpoint)
+
+    def _take_schedule(self, checkpoint: dict[str, Any]) -> None:
+        """Have the learning rate follow this module's schedule, whichever the checkpoint was trained with."""
+        groups = [group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]]
+        initial = [group.get("initial_lr", group["lr"]) for group in groups]
+        if self.hparams["lr_schedule"] == "constant":
+            for group, lr in zip(groups, initial, strict=True):
+                group["lr"] = lr
+        elif not checkpoint.get("lr_schedulers"):
+            step = checkpoint["global_step"]
+            checkpoint["lr_schedulers"] = [{"last_epoch": step, "_step_count": step + 1, "base_lrs": initial}]
 
     def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, classes = batch
@@ -227,7 +257,7 @@ class BackpropModule(LightningModule):
             nesterov=options["nesterov"],
         )
 
-    def _scheduler(self, optimizer: GradientDescent) -> LRScheduler | None:
+    def _scheduler(self, optimizer: GradientDescent) -> WholeTraining | None:
         schedule = self.hparams["lr_schedule"]
         if schedule == "constant":
             return None
@@ -237,6 +267,4 @@ class BackpropModule(LightningModule):
                 f"lr_schedule={schedule!r} expected a training of known length, got max_epochs=-1 and no max_steps. "
                 "Pass Trainer(max_epochs=...), or lr_schedule='constant'."
             )
-        if schedule == "cosine":
-            return CosineAnnealingLR(optimizer, T_max=max(1, int(steps)))
-        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=max(1, int(steps)))
+        return WholeTraining(optimizer, schedule, max(1, int(steps)))
