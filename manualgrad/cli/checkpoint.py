@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from manualgrad.explain.printable import printable
 from manualgrad.lightning.checkpoint_io import check_intact
-from manualgrad.printable import printable
 
 
 if TYPE_CHECKING:
@@ -35,7 +37,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         ValueError: damaged, or not a checkpoint that Lightning wrote.
     """
     name = printable(str(path), 200)
-    if not Path(path).is_file():
+    if not os.path.isfile(path):
         raise FileNotFoundError(
             f"Expected the path of a checkpoint, got {name!r}, which is no file. "
             "Pass one that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
@@ -43,7 +45,12 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     check_intact(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # what the unpickler raises on arbitrary bytes is not bounded
+    except Exception as error:  # what the unpickler raises on arbitrary bytes is not bounded
+        _, reader, reason = str(error).partition("WeightsUnpickler error: ")
+        if reader and zipfile.is_zipfile(path):
+            raise _no_checkpoint(
+                name, f"which cannot be read: {printable(reason.strip().splitlines()[0], 300)}"
+            ) from None
         checkpoint = None
     if not (isinstance(checkpoint, dict) and "pytorch-lightning_version" in checkpoint):
         raise _no_checkpoint(name, "which is not one")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def compare(arguments: Sequence[str]) -> int:
         saved = {} if checkpoint is None else saved_options(checkpoint)
         options = parser.parse_args([*before_typed(arguments, saved, CLASSES), *arguments])
         check_unchanged(options.as_dict(), saved, CLASSES)
-        if options.json is not None and not Path(options.json).parent.is_dir():
+        if options.json is not None and not os.path.isdir(Path(options.json).parent):
             raise ValueError(
                 f"Expected `--json` in a folder that exists, got {options.json!r}. Make the folder first, or name another file."
             )

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from manualgrad.explain.printable import printable
 from manualgrad.extras import MissingExtraError, require
-from manualgrad.printable import printable
 
 
 class Command(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from manualgrad.printable import printable
+from manualgrad.explain.printable import printable
 
 
 KEY = "manualgrad.options"  # in a checkpoint: the options below, as they stand in a config file
@@ -31,7 +32,7 @@ class KeepOptions(Callback):
 def typed(arguments: Sequence[str], key: str) -> Any:
     """What the arguments, or the config files among them, last give for `--key`; of a class its path. None: nothing."""
     value = None
-    for argument, following in zip(arguments, [*arguments[1:], None], strict=True):
+    for argument, following in zip(arguments, [*arguments[1:], None], strict=False):
         name, equals, text = argument.partition("=")
         given = text if equals else following
         if name in (f"--{key}", f"--{key}.class_path"):
@@ -44,7 +45,7 @@ def typed(arguments: Sequence[str], key: str) -> Any:
 def _in_config(config: str, key: str) -> Any:
     """`config` is a path, or what stands in such a file."""
     try:
-        found = yaml.safe_load(Path(config).read_text() if Path(config).is_file() else config)
+        found = yaml.safe_load(Path(config).read_text() if os.path.isfile(config) else config)
     except (OSError, ValueError, yaml.YAMLError):  # the parser will say so
         return None
     for part in [*key.split("."), "class_path"]:

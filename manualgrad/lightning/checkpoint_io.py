@@ -12,8 +12,15 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from manualgrad.printable import printable
+from manualgrad.activation.built_in import activation_named, elu, leaky_relu, softplus
+from manualgrad.explain.printable import printable
+from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
 
+
+# Objects of ours that a user keeps among the hyperparameters: `torch.load(weights_only=True)` reads those that it is told of.
+torch.serialization.add_safe_globals(
+    [activation_named, leaky_relu, elu, softplus, QuadraticLoss, SoftmaxCrossEntropyLoss, BinaryCrossEntropyLoss]
+)
 
 SEAL = b"manualgrad-crc32:"  # then eight digits: the comment at the end of the zip archive that `torch.save` writes
 DIGITS = 8

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal
@@ -15,9 +16,10 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.layers.mlp import MLP
+from manualgrad.lightning.checkpoint_io import check_intact
 from manualgrad.lightning.engine import TrainStepEngine
 from manualgrad.lightning.keep_random_states import KeepRandomStates
-from manualgrad.lightning.schedule import SCHEDULES, WholeTraining
+from manualgrad.lightning.schedule import SCHEDULES, over_whole_training, take_schedule
 from manualgrad.losses.loss import BinaryCrossEntropyLoss, Loss, QuadraticLoss, SoftmaxCrossEntropyLoss
 from manualgrad.optim.gradient_descent import GradientDescent
 
@@ -91,7 +93,9 @@ class BackpropModule(LightningModule):
             raise ValueError(
                 f"Invalid max_norm: {max_norm!r}. Expected a number > 0 or None, for example max_norm=1.0."
             )
-        self.save_hyperparameters()
+        self.save_hyperparameters()  # of a subclass that has fewer of its own perhaps: what is used stands below
+        self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
+        self.lr_schedule, self.engine, self.max_norm = lr_schedule, engine, max_norm
         self.model = MLP(sizes, activation, output_activation)
         if loss == "cross_entropy" and self.model.sizes[-1] < 2:
             raise ValueError(
@@ -120,16 +124,16 @@ class BackpropModule(LightningModule):
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
         self._engine.cost = None
         # A copy, such as `compare` makes, knows the trainer of this module, which does not train it.
-        if self.hparams["engine"] == "autograd" or self._trainer is None or self.trainer.lightning_module is not self:
+        if self.engine == "autograd" or self._trainer is None or self.trainer.lightning_module is not self:
             return self._step("train", batch)
         inputs, classes = batch
         form = inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1]))
         desired = self._desired(form, classes)
-        cost, outputs = self._engine.run(self.trainer, self.model, self.loss, self.hparams["max_norm"], inputs, desired)
+        cost, outputs = self._engine.run(self.trainer, self.model, self.loss, self.max_norm, inputs, desired)
         return self._logged("train", cost, outputs, classes)
 
     def on_fit_start(self) -> None:
-        if self.hparams["engine"] == "train_step":
+        if self.engine == "train_step":
             self._engine.check(self, BackpropModule)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
@@ -146,7 +150,7 @@ class BackpropModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips at `max_norm`, or as the Trainer says."""
-        limit = self.hparams["max_norm"]
+        limit = self.max_norm
         if limit is not None:
             gradient_clip_val, gradient_clip_algorithm = limit, "norm"
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -163,10 +167,17 @@ class BackpropModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._gradient_descent(self.parameters())
-        scheduler = self._scheduler(optimizer)
-        if scheduler is None:
+        if self.lr_schedule == "constant":
             return optimizer
+        scheduler = over_whole_training(self.lr_schedule, optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Lightning's, after the file's checksum. Raises ValueError if it is damaged."""
+        if os.path.isfile(checkpoint_path):
+            check_intact(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def configure_callbacks(self) -> list[Callback]:
         return [KeepRandomStates()]  # a subclass may have dropout
@@ -176,18 +187,7 @@ class BackpropModule(LightningModule):
         if self._trainer is not None:
             self.trainer.precision_plugin.convert_module(self)
             if not is_overridden("configure_optimizers", self, BackpropModule):
-                self._take_schedule(checkpoint)
-
-    def _take_schedule(self, checkpoint: dict[str, Any]) -> None:
-        """Have the learning rate follow this module's schedule, whichever the checkpoint was trained with."""
-        groups = [group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]]
-        initial = [group.get("initial_lr", group["lr"]) for group in groups]
-        if self.hparams["lr_schedule"] == "constant":
-            for group, lr in zip(groups, initial, strict=True):
-                group["lr"] = lr
-        elif not checkpoint.get("lr_schedulers"):
-            step = checkpoint["global_step"]
-            checkpoint["lr_schedulers"] = [{"last_epoch": step, "_step_count": step + 1, "base_lrs": initial}]
+                take_schedule(checkpoint, self.lr_schedule)
 
     def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, classes = batch
@@ -248,23 +248,6 @@ class BackpropModule(LightningModule):
         return (outputs.squeeze(-1) > threshold).long()
 
     def _gradient_descent(self, parameters: Iterable[nn.Parameter]) -> GradientDescent:
-        options = self.hparams
         return GradientDescent(
-            parameters,
-            lr=options["lr"],
-            momentum=options["momentum"],
-            weight_decay=options["weight_decay"],
-            nesterov=options["nesterov"],
+            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
-
-    def _scheduler(self, optimizer: GradientDescent) -> WholeTraining | None:
-        schedule = self.hparams["lr_schedule"]
-        if schedule == "constant":
-            return None
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError(
-                f"lr_schedule={schedule!r} expected a training of known length, got max_epochs=-1 and no max_steps. "
-                "Pass Trainer(max_epochs=...), or lr_schedule='constant'."
-            )
-        return WholeTraining(optimizer, schedule, max(1, int(steps)))

@@ -28,7 +28,7 @@ class WholeTraining(LRScheduler):
         self._factor, self._steps = FACTORS[schedule], steps
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:  # type: ignore[override]
+    def get_lr(self) -> list[Any]:
         factor = self._factor(min(1.0, self.last_epoch / self._steps))
         return [lr * factor for lr in self.base_lrs]
 
@@ -42,3 +42,25 @@ class WholeTraining(LRScheduler):
         self._last_lr = self.get_lr()
         for group, lr in zip(self.optimizer.param_groups, self._last_lr, strict=True):
             group["lr"] = lr  # the optimizer's state, loaded before, has that of the training before
+
+
+def over_whole_training(schedule: str, optimizer: Optimizer, steps: float) -> WholeTraining:
+    """Raises ValueError if the number of steps is infinite."""
+    if math.isinf(steps):
+        raise ValueError(
+            f"lr_schedule={schedule!r} expected a training of known length, got max_epochs=-1 and no max_steps. "
+            "Pass Trainer(max_epochs=...), or lr_schedule='constant'."
+        )
+    return WholeTraining(optimizer, schedule, max(1, int(steps)))
+
+
+def take_schedule(checkpoint: dict[str, Any], schedule: str) -> None:
+    """Change a checkpoint to be loaded, so that the learning rate follows `schedule`, whichever it was trained with."""
+    groups = [group for state in checkpoint.get("optimizer_states", []) for group in state["param_groups"]]
+    initial = [group.get("initial_lr", group["lr"]) for group in groups]
+    if schedule == "constant":
+        for group, lr in zip(groups, initial, strict=True):
+            group["lr"] = lr
+    elif not checkpoint.get("lr_schedulers"):
+        step = checkpoint.get("global_step", 0)
+        checkpoint["lr_schedulers"] = [{"last_epoch": step, "_step_count": step + 1, "base_lrs": initial}]
