@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -77,10 +79,9 @@ class TrainStepEngine:
     ) -> tuple[Tensor, Tensor]:
         """Take a step. Returns the loss (), and the outputs before the update. Raises what `check` and `TrainStep` raise."""
         _check_accumulation(trainer)  # a callback may change it
-        (optimizer,) = trainer.optimizers
+        optimizer: Any = trainer.optimizers[0]
         step = self._step
         if step is None or (step.model, step.loss, step.optimizer, step.max_norm) != (model, loss, optimizer, max_norm):
-            assert isinstance(optimizer, GradientDescent)  # by `check`
             self._step = step = TrainStep(model, loss, optimizer, max_norm=max_norm)
         self.cost = step(inputs, targets)
         return self.cost, step.outputs

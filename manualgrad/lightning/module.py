@@ -50,13 +50,11 @@ class BackpropModule(LightningModule):
         loss: "cross_entropy" (softmax), "binary_cross_entropy" (a sigmoid per class) or "quadratic"; the last two compare
             the outputs with one-hot rows.
         lr, momentum, weight_decay, nesterov: as for `mg.GradientDescent`.
-        lr_schedule: "constant", or "cosine" or "linear" from `lr` down to 0 over the whole training. A training resumed from a
-            checkpoint goes on at that place in the whole of the new one: with max_epochs=40, after 20 epochs of 20, half
-            way down.
+        lr_schedule: "constant", or "cosine" or "linear" from `lr` down to 0 over the whole training. One resumed from a checkpoint
+            goes on where the whole of the new one is at that step: with max_epochs=40, after 20 of 20 epochs, half way.
         engine: "autograd", or "train_step": `mg.TrainStep`, the same steps without an autograd graph, faster for small nets.
-            Learning rates follow whatever schedulers `configure_optimizers` returns. Refused when training starts: several
-            processes, autocast, `Trainer(accumulate_grad_batches=..., gradient_clip_val=...)`, another optimizer than
-            `mg.GradientDescent`, and callbacks or methods of a subclass that need gradients.
+            Refused when training starts: several processes, autocast, `Trainer(accumulate_grad_batches=...)` and
+            `gradient_clip_val`, optimizers but `mg.GradientDescent`, callbacks or methods of a subclass that need gradients.
         max_norm: clip the norm of all gradients together at this, with either engine. (`Trainer(gradient_clip_val=...)`
             does the same for "autograd" alone.)
 
@@ -127,8 +125,7 @@ class BackpropModule(LightningModule):
         if self.engine == "autograd" or self._trainer is None or self.trainer.lightning_module is not self:
             return self._step("train", batch)
         inputs, classes = batch
-        form = inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1]))
-        desired = self._desired(form, classes)
+        desired = self._desired(inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1])), classes)
         cost, outputs = self._engine.run(self.trainer, self.model, self.loss, self.max_norm, inputs, desired)
         return self._logged("train", cost, outputs, classes)
 
