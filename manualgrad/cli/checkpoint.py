@@ -1,15 +1,32 @@
-"""Reading a Lightning checkpoint, with a clear sentence where a file is not one."""
+"""Reading a Lightning checkpoint, with one clear sentence if a file is not one."""
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from manualgrad.explain.printable import printable
+from manualgrad.lightning.checkpoint_io import check_intact
+
 
 if TYPE_CHECKING:
     from manualgrad.lightning.module import BackpropModule
+
+PARTS = {  # of what type each part must be, where it is there
+    "state_dict": dict,
+    "hyper_parameters": dict,
+    "manualgrad.options": dict,
+    "optimizer_states": list,
+    "lr_schedulers": list,
+    "loops": dict,
+    "callbacks": dict,
+    "epoch": int,
+    "global_step": int,
+}
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -17,28 +34,48 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint that Lightning wrote.
+        ValueError: damaged, or not a checkpoint that Lightning wrote.
     """
-    path = Path(path)
-    if not path.is_file():
+    name = printable(str(path), 200)
+    if not os.path.isfile(path):
         raise FileNotFoundError(
-            f"Expected the path of a checkpoint, got {str(path)!r}, which is no file. "
+            f"Expected the path of a checkpoint, got {name!r}, which is no file. "
             "Pass one that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
         )
+    check_intact(path)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception:  # what the unpickler raises on arbitrary bytes is not bounded
+    except Exception as error:  # what the unpickler raises on arbitrary bytes is not bounded
+        _, reader, reason = str(error).partition("WeightsUnpickler error: ")
+        if reader and zipfile.is_zipfile(path):
+            raise _no_checkpoint(
+                name, f"which cannot be read: {printable(reason.strip().splitlines()[0], 300)}"
+            ) from None
         checkpoint = None
-    if (
-        not isinstance(checkpoint, dict)
-        or "pytorch-lightning_version" not in checkpoint
-        or not isinstance(checkpoint.get("state_dict"), dict)
-    ):
-        raise ValueError(
-            f"Expected a checkpoint that Lightning wrote, got {str(path)!r}, which is not one. "
-            "Pass a file that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
-        )
+    if not (isinstance(checkpoint, dict) and "pytorch-lightning_version" in checkpoint):
+        raise _no_checkpoint(name, "which is not one")
+    for part, kind in PARTS.items():
+        if not isinstance(checkpoint.get(part, kind()), kind):
+            raise _no_checkpoint(
+                name, f"in which {part!r} is of type {type(checkpoint[part]).__name__}, not {kind.__name__}"
+            )
+    if not all(isinstance(key, str) for key in checkpoint.get("state_dict", {0: None})):
+        raise _no_checkpoint(name, "in which 'state_dict' does not hold the weights by name")
+    options = checkpoint.get("hyper_parameters", {})
+    if not all(isinstance(key, str) for key in options) or not isinstance(options.get("_class_path", ""), str):
+        raise _no_checkpoint(name, "in which 'hyper_parameters' are not values by name")
+    for key in ("model", "data"):
+        kept = checkpoint.get("manualgrad.options", {}).get(key, {"class_path": ""})
+        if not (isinstance(kept, dict) and isinstance(kept.get("class_path"), str)):
+            raise _no_checkpoint(name, f"in which the options of the {key} name no class")
     return checkpoint
+
+
+def _no_checkpoint(name: str, reason: str) -> ValueError:
+    return ValueError(
+        f"Expected a checkpoint that Lightning wrote, got {name!r}, {reason}. "
+        "Pass a file that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
+    )
 
 
 def load_backprop_module(path: str | Path) -> BackpropModule:
@@ -46,7 +83,7 @@ def load_backprop_module(path: str | Path) -> BackpropModule:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a checkpoint that Lightning wrote, or one of another module.
+        ValueError: damaged, not a checkpoint that Lightning wrote, or one of another module.
     """
     from manualgrad.lightning.module import BackpropModule
 
@@ -54,17 +91,21 @@ def load_backprop_module(path: str | Path) -> BackpropModule:
     options = checkpoint.get("hyper_parameters", {})
     saved = options.get("_class_path", BackpropModule.__name__)  # only `manualgrad fit` saves it
     if saved.rpartition(".")[2] != BackpropModule.__name__ or "sizes" not in options:
+        came = printable(saved) if "_class_path" in options else "another module"
         raise ValueError(
-            f"Expected a checkpoint of a BackpropModule, got one of {saved if '_class_path' in options else 'another module'}. "
+            f"Expected a checkpoint of a BackpropModule, got one of {came}. "
             "Load your module and call mg.trace(module, loss, inputs, targets)."
         )
     return BackpropModule.load_from_checkpoint(path, map_location="cpu", weights_only=True)
 
 
-def check_resumable(path: str | Path) -> None:
-    """Raises what `read_checkpoint` raises, and ValueError for one without the optimizer, from which training cannot go on."""
-    if "optimizer_states" not in read_checkpoint(path):
+def check_resumable(path: str | Path) -> dict[str, Any]:
+    """The checkpoint. Raises what `read_checkpoint` raises, and ValueError for one without the optimizer, from which training
+    cannot go on."""
+    checkpoint = read_checkpoint(path)
+    if "optimizer_states" not in checkpoint:
         raise ValueError(
-            f"Expected a checkpoint to go on training from, got {str(path)!r}, which holds the weights alone. "
+            f"Expected a checkpoint to go on training from, got {printable(str(path), 200)!r}, which holds the weights alone. "
             "Save one with save_weights_only=False, or test it with `manualgrad test`."
         )
+    return checkpoint

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import tempfile
 import webbrowser
@@ -109,11 +110,11 @@ def _fill_in_net(options: argparse.Namespace) -> None:
 
 def _check_files(out: Path | None, plot: Path | None) -> None:
     for name, file in (("--out", out), ("--plot", plot)):
-        if file is not None and not file.absolute().parent.is_dir():
+        if file is not None and not os.path.isdir(file.absolute().parent):
             raise ValueError(
                 f"Expected {name} to be a file in a folder that exists, got {file}. Make {file.parent} first."
             )
-        if file is not None and file.is_dir():
+        if file is not None and os.path.isdir(file):
             raise ValueError(f"Expected {name} to be a file, got {file}, which is a folder. Name a file in it.")
     if out is not None and plot is not None and out.resolve() == plot.resolve():
         raise ValueError(f"Expected --out and --plot to be two files, got {out} for both. Rename one of them.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import sys
 from collections.abc import Iterator, Sequence
@@ -11,31 +12,37 @@ from traceback import extract_tb
 from typing import Any
 
 import lightning
-import torch
+import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities import CombinedLoader
+from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.utilities import CombinedLoader, rank_zero_only
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import manualgrad
 from manualgrad.cli.checkpoint import check_resumable, read_checkpoint
 from manualgrad.cli.known_warnings import ignore_hint_about_workers, ignore_known_warnings
-from manualgrad.cli.run_folder import check_writable, claim_folder
+from manualgrad.cli.options import (
+    KEPT,
+    KeepOptions,
+    before_typed,
+    check_unchanged,
+    saved_options,
+    trainer_defaults,
+    typed,
+)
+from manualgrad.cli.run_folder import RecordingCheckpointIO, check_writable, claim_folder, last_checkpoint
+from manualgrad.lightning.checkpoint_io import save_whole
 from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
 
 
 PACKAGE, LIGHTNING = Path(manualgrad.__file__).parent, Path(lightning.__file__).parent
 
-DEFAULTS = {
-    "model": {"class_path": "manualgrad.lightning.BackpropModule"},
-    "data": {"class_path": "manualgrad.lightning.DigitsDataModule"},
-    "trainer.max_epochs": 20,
-    "trainer.log_every_n_steps": 1,
-}
+DEFAULTS = {"trainer.max_epochs": 20, "trainer.log_every_n_steps": 1}
 
 
 def fit(arguments: Sequence[str]) -> None:
@@ -84,24 +91,37 @@ class CommandLine(LightningCLI):
         parser.set_defaults(DEFAULTS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        self.config = parser.parse_args(args)
-        options = self.config[self.config.subcommand]
-        if options.ckpt_path == "last":
-            options.ckpt_path = str(_last_checkpoint(Path(options.trainer.default_root_dir or ".")))
-        if options.ckpt_path is not None and not _is_for_lightning(options.ckpt_path):
-            check = check_resumable if self.config.subcommand == "fit" else read_checkpoint
-            check(options.ckpt_path)
+        subcommand, *arguments = args
+        path, saved = typed(arguments, "ckpt_path"), {}
+        if path == "last":
+            path = str(last_checkpoint(typed(arguments, "trainer.default_root_dir") or "."))
+            rank_zero_only(print)(f"Using {path}")
+        if path is not None and not _is_for_lightning(path):
+            saved = saved_options(check_resumable(path) if subcommand == "fit" else read_checkpoint(path))
+        keys = KEPT if subcommand == "fit" else ("model", "data")
+        completion = [*before_typed(arguments, saved, keys), *trainer_defaults(arguments)]
+        self.config = parser.parse_args([subcommand, *completion, *arguments])
+        options = self.config[subcommand]
+        options.ckpt_path = path
+        self.options = yaml.safe_load(self._parser(subcommand).dump(options, skip_none=False))
+        check_unchanged(self.options, saved, keys)
+
+    def _parse_ckpt_path(self) -> None:
+        """Lightning would put the model's options in the checkpoint over those that were typed."""
 
     def after_instantiate_classes(self) -> None:
         ignore_hint_about_workers(self.datamodule)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer
-        callbacks = [*(options.callbacks or []), KeepRandomStates()]
-        if options.enable_checkpointing is not False and not any(isinstance(c, Checkpoint) for c in callbacks):
+        callbacks = [*_listed(options.callbacks), KeepRandomStates(), KeepOptions(self.options)]
+        saves = options.enable_checkpointing is not False and not options.barebones
+        if saves and not any(isinstance(c, Checkpoint) for c in callbacks):
             callbacks = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]  # one, the newest
         check_writable(options.default_root_dir or ".")
         trainer = super().instantiate_trainer(**{**kwargs, "callbacks": callbacks})
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:  # nothing of the user's own
+            trainer.strategy.checkpoint_io = RecordingCheckpointIO(trainer.default_root_dir)
         if options.logger in (None, True) and not options.fast_dev_run and not options.barebones:
             claim_folder(trainer)
         return trainer
@@ -151,8 +171,7 @@ class CommandLine(LightningCLI):
             part = (
                 f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
             )  # each process has its own images
-            directory.mkdir(parents=True, exist_ok=True)
-            torch.save(predictions, path := directory / f"predictions{part}.pt")
+            save_whole(predictions, path := directory / f"predictions{part}.pt")
             print(f"Predictions: {path}, a list with those of each of {len(predictions)} batches, for torch.load.")
 
     def _checkpoint_path(self) -> str:
@@ -168,6 +187,8 @@ def user_errors() -> Iterator[None]:
     except ArgumentError as error:
         raise SystemExit(_condensed(str(error))) from None
     except (ValueError, TypeError, OSError, RuntimeError, MisconfigurationException) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise SystemExit(f"{error}. Make room, or choose another place with --trainer.default_root_dir.") from None
         first: BaseException = error
         while first.__cause__ is not None:  # what the parser has wrapped
             first = first.__cause__
@@ -206,14 +227,8 @@ def _is_for_lightning(path: str) -> bool:
     return path.split(":")[0] in ("best", "hpc", "registry") or "://" in path
 
 
-def _last_checkpoint(root: Path) -> Path:
-    found = sorted(root.glob("lightning_logs/version_*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if not found:
-        raise FileNotFoundError(
-            f"Expected a checkpoint of an earlier run below {root / 'lightning_logs'}, found none. "
-            "Pass the path of one, or leave --ckpt_path out."
-        )
-    return found[-1]
+def _listed(callbacks: Any) -> list[Any]:
+    return [] if callbacks is None else callbacks if isinstance(callbacks, list) else [callbacks]
 
 
 def _formatted(name: str, value: float) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import NamedTuple
 
+from manualgrad.explain.printable import printable
 from manualgrad.extras import MissingExtraError, require
 
 
@@ -21,6 +22,7 @@ class Command(NamedTuple):
     needs: tuple[str, ...] = ()  # packages of the `demo` extra, looked for before anything is imported
 
 
+LONGEST_LINE = 2000  # characters of an error
 INTERRUPTED = 130  # what shells report for a program that Ctrl-C has ended
 
 LIGHTNING = ("lightning", "torchmetrics", "jsonargparse")
@@ -69,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _failed(sentence: str, status: int) -> int:
-    print(f"manualgrad: error: {sentence}", file=sys.stderr)
+    lines = [printable(line, LONGEST_LINE) for line in sentence.split("\n")]  # it may quote a file
+    print("manualgrad: error:", "\n".join(lines), file=sys.stderr)
     return status
 
 

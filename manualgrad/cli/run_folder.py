@@ -4,11 +4,49 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.plugins.environments import SLURMEnvironment
 from lightning.pytorch.utilities import rank_zero_only
+
+from manualgrad.lightning.checkpoint_io import SafeCheckpointIO
+
+
+RECORD = "lightning_logs/last_checkpoint"  # a file with the path of the newest one, wherever the user has them written
+
+
+class RecordingCheckpointIO(SafeCheckpointIO):
+    """Writes the path of each checkpoint into `RECORD`, for `--ckpt_path last`."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._record = None if "://" in str(root) else Path(root) / RECORD
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        super().save_checkpoint(checkpoint, path, storage_options)
+        if self._record is not None and "://" not in str(path):
+            self._record.parent.mkdir(parents=True, exist_ok=True)
+            part = self._record.with_suffix(".part")
+            part.write_text(os.path.abspath(path))
+            os.replace(part, self._record)
+
+
+def last_checkpoint(root: str | Path) -> Path:
+    """The newest checkpoint of the runs in this folder: of those in the places that Lightning chooses, and the recorded one.
+
+    Raises FileNotFoundError if there is none.
+    """
+    root = Path(root)
+    found = [*root.glob("lightning_logs/version_*/checkpoints/*.ckpt"), *root.glob("checkpoints/*.ckpt")]
+    if (root / RECORD).is_file():
+        found += filter(Path.is_file, [Path((root / RECORD).read_text())])
+    if not found:
+        raise FileNotFoundError(
+            f"Expected a checkpoint of an earlier run below {root / 'lightning_logs'}, found none. "
+            "Pass the path of one, or leave --ckpt_path out."
+        )
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
 
 
 def check_writable(folder: str | Path) -> None:

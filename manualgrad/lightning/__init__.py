@@ -10,6 +10,7 @@ require("lightning", extra="lightning", purpose="manualgrad.lightning")
 require("torchmetrics", extra="lightning", purpose="manualgrad.lightning")
 
 from manualgrad.lightning.audit import AutogradAudit, GradientMismatchError  # noqa: E402
+from manualgrad.lightning.checkpoint_io import SafeCheckpointIO  # noqa: E402
 from manualgrad.lightning.data import DigitsDataModule  # noqa: E402
 from manualgrad.lightning.keep_random_states import KeepRandomStates  # noqa: E402
 from manualgrad.lightning.loader import ResumableLoader  # noqa: E402
@@ -25,6 +26,7 @@ __all__ = [
     "GradientMismatchError",
     "KeepRandomStates",
     "ResumableLoader",
+    "SafeCheckpointIO",
 ]
 
 for _public in __all__:  # users import it from here: pickles and reprs say so, wherever its file is

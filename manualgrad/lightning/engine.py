@@ -2,53 +2,112 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from typing import Any
 
-from lightning.pytorch import LightningModule
-from lightning.pytorch.core.optimizer import LightningOptimizer
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
+from manualgrad.lightning.audit import AutogradAudit
 from manualgrad.losses.loss import Loss
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.train_step.train_step import TrainStep
 
 
-class TrainStepEngine:
-    """One optimizer step of a module under manual optimization, counted and scheduled as an automatic one is.
+OF_THE_MODULE = "forward cost backward configure_gradient_clipping".split()  # what a recorded step does not call
+WITH_GRADIENTS = "on_before_backward on_after_backward on_before_optimizer_step on_before_zero_grad".split()
 
-    The step is made when first used, since Lightning moves and loads the parameters before that.
+
+class TrainStepEngine:
+    """Takes the step in `training_step`. Lightning then goes through automatic optimization with no gradients to apply, so that
+    steps are counted, learning rates scheduled and checkpoints written as ever.
+
+    The `TrainStep` is made when first used, since Lightning moves and loads the parameters before that.
     """
 
-    def __init__(self, max_norm: float | None) -> None:
-        self._max_norm = max_norm
+    def __init__(self) -> None:
         self._step: TrainStep | None = None
+        self.cost: Tensor | None = None  # of the step just taken, until `backward` has seen it
 
     def __getstate__(self) -> dict:
-        return {"_max_norm": self._max_norm, "_step": None}  # a copy of the module makes a step of its own
+        return {"_step": None, "cost": None}  # a copy of the module makes a step of its own
+
+    def check(self, module: LightningModule, parent: type[LightningModule]) -> None:
+        """Raises ValueError, which names it, for anything that the recorded step would leave out. `parent`: BackpropModule."""
+        trainer, name = module.trainer, type(module).__name__
+        if trainer.world_size > 1:
+            raise _refusal(
+                "a single process", str(trainer.world_size), "It does not average gradients", "Trainer(devices=1)"
+            )
+        _check_accumulation(trainer)
+        if trainer.gradient_clip_val is not None:
+            raise _refusal(
+                "Trainer(gradient_clip_val=None)",
+                str(trainer.gradient_clip_val),
+                "It keeps no gradients for the Trainer to clip",
+                f"{name}(max_norm={trainer.gradient_clip_val}), which clips their norm",
+            )
+        optimizer = trainer.optimizers[0]
+        if not isinstance(optimizer, GradientDescent):
+            raise _refusal(
+                "the optimizer mg.GradientDescent",
+                type(optimizer).__name__,
+                "Its update is that of gradient descent",
+                "return mg.GradientDescent(...) from configure_optimizers",
+                verb="",
+            )
+        for method in [*OF_THE_MODULE, *WITH_GRADIENTS]:
+            if is_overridden(method, module, parent):
+                raise _refusal(
+                    f"{parent.__name__}'s own {method}", f"that of {name}", "It is not called, or finds no gradients"
+                )
+        for callback in trainer.callbacks:
+            sees = next((method for method in WITH_GRADIENTS if is_overridden(method, callback, Callback)), None)
+            if sees or isinstance(callback, AutogradAudit | GradientAccumulationScheduler):
+                raise _refusal(
+                    "no callback that needs gradients",
+                    type(callback).__name__,
+                    "It keeps none",
+                    "remove the callback",
+                    verb="",
+                )
 
     def run(
-        self, module: LightningModule, model: nn.Module, loss: Loss, inputs: Tensor, targets: Tensor
+        self, trainer: Trainer, model: nn.Module, loss: Loss, max_norm: float | None, inputs: Tensor, targets: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Returns the loss (), and the outputs before the update.
-
-        Raises:
-            RuntimeError: several processes, whose gradients it could not average; or what `TrainStep` raises.
-        """
-        if module.trainer.world_size > 1:
-            raise RuntimeError(
-                f'engine="train_step" expected a single process, got {module.trainer.world_size}: it does not average gradients. '
-                'Pass engine="autograd", or Trainer(devices=1).'
-            )
-        optimizer = module.optimizers()
-        assert isinstance(optimizer, LightningOptimizer) and isinstance(optimizer.optimizer, GradientDescent)
-        if self._step is None or self._step.optimizer is not optimizer.optimizer:
-            self._step = TrainStep(model, loss, optimizer.optimizer, max_norm=self._max_norm)
+        """Take a step. Returns the loss (), and the outputs before the update. Raises what `check` and `TrainStep` raise."""
+        _check_accumulation(trainer)  # a callback may change it
+        optimizer: Any = trainer.optimizers[0]
         step = self._step
-        closure: Callable[[], Tensor] = lambda: step(inputs, targets)  # noqa: E731
-        cost = optimizer.step(
-            closure
-        )  # no parameter has a gradient, so this only counts the step and calls Lightning's hooks
-        scheduler = module.lr_schedulers()
-        if scheduler is not None:
-            scheduler.step()  # type: ignore[union-attr]
-        return cost, step.outputs
+        if step is None or (step.model, step.loss, step.optimizer, step.max_norm) != (model, loss, optimizer, max_norm):
+            self._step = step = TrainStep(model, loss, optimizer, max_norm=max_norm)
+        self.cost = step(inputs, targets)
+        return self.cost, step.outputs
+
+    def check_loss(self, loss: Tensor, name: str) -> None:
+        """Raises RuntimeError unless `loss`, which `training_step` has returned, is that of the step taken."""
+        cost, self.cost = self.cost, None
+        assert cost is not None
+        if loss.requires_grad or (loss.device.type == "cpu" and not torch.equal(loss.nan_to_num(), cost.nan_to_num())):
+            raise RuntimeError(
+                f'engine="train_step" expected {name}.training_step to return the loss of the step that it has taken, got another. '
+                'Pass engine="autograd" to train with a loss of your own.'
+            )
+
+
+def _check_accumulation(trainer: Trainer) -> None:
+    batches = trainer.accumulate_grad_batches
+    if batches != 1:
+        raise _refusal(
+            "Trainer(accumulate_grad_batches=1)",
+            str(batches),
+            "It updates the weights with every batch",
+            f"batches {batches} times as large",
+        )
+
+
+def _refusal(expected: str, got: str, reason: str, cure: str = "", verb: str = "pass ") -> ValueError:
+    other = f", or {verb}{cure}" if cure else ""
+    return ValueError(f'engine="train_step" expected {expected}, got {got}. {reason}. Pass engine="autograd"{other}.')

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from numbers import Real
 from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR, LRScheduler
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.layers.mlp import MLP
+from manualgrad.lightning.checkpoint_io import check_intact
 from manualgrad.lightning.engine import TrainStepEngine
 from manualgrad.lightning.keep_random_states import KeepRandomStates
+from manualgrad.lightning.schedule import SCHEDULES, over_whole_training, take_schedule
 from manualgrad.losses.cross_entropy import BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss
 from manualgrad.losses.names import LOSSES, LossName
 from manualgrad.optim.gradient_descent import GradientDescent
@@ -25,7 +28,6 @@ from manualgrad.optim.gradient_descent import GradientDescent
 ScheduleName = Literal["constant", "cosine", "linear"]
 EngineName = Literal["autograd", "train_step"]
 
-SCHEDULES = ("constant", "cosine", "linear")
 ENGINES = ("autograd", "train_step")
 
 
@@ -43,9 +45,11 @@ class BackpropModule(LightningModule):
         loss: "cross_entropy" (softmax), "binary_cross_entropy" (a sigmoid per class) or "quadratic"; the last two compare
             the outputs with one-hot rows.
         lr, momentum, weight_decay, nesterov: as for `mg.GradientDescent`.
-        lr_schedule: "constant", or "cosine" or "linear" from `lr` down to 0 over the whole training.
+        lr_schedule: "constant", or "cosine" or "linear" from `lr` down to 0 over the whole training. One resumed from a checkpoint
+            goes on where the whole of the new one is at that step: with max_epochs=40, after 20 of 20 epochs, half way.
         engine: "autograd", or "train_step": `mg.TrainStep`, the same steps without an autograd graph, faster for small nets.
-            Not with several processes, autocast, or `Trainer(accumulate_grad_batches=...)`.
+            Refused when training starts: several processes, autocast, `Trainer(accumulate_grad_batches=...)` and
+            `gradient_clip_val`, optimizers but `mg.GradientDescent`, callbacks or methods of a subclass that need gradients.
         max_norm: clip the norm of all gradients together at this, with either engine. (`Trainer(gradient_clip_val=...)`
             does the same for "autograd" alone.)
 
@@ -82,7 +86,9 @@ class BackpropModule(LightningModule):
             raise ValueError(
                 f"Invalid max_norm: {max_norm!r}. Expected a number > 0 or None, for example max_norm=1.0."
             )
-        self.save_hyperparameters()
+        self.save_hyperparameters()  # of a subclass that has fewer of its own perhaps: what is used stands below
+        self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
+        self.lr_schedule, self.engine, self.max_norm = lr_schedule, engine, max_norm
         self.model = MLP(sizes, activation, output_activation)
         if loss == "cross_entropy" and self.model.sizes[-1] < 2:
             raise ValueError(
@@ -96,8 +102,7 @@ class BackpropModule(LightningModule):
                 for stage in ("train", "val", "test")
             }
         )
-        self.automatic_optimization = engine == "autograd"
-        self._engine = TrainStepEngine(max_norm)
+        self._engine = TrainStepEngine()
         self.example_input_array = torch.zeros(1, self.model.sizes[0])
         self._gradient_descent([nn.Parameter(torch.zeros(1))])  # an option out of range fails here, not in `fit`
 
@@ -110,12 +115,25 @@ class BackpropModule(LightningModule):
         return self.loss(outputs, self._desired(outputs, classes))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        if self.automatic_optimization:
+        self._engine.cost = None
+        # A copy, such as `compare` makes, knows the trainer of this module, which does not train it.
+        if self.engine == "autograd" or self._trainer is None or self.trainer.lightning_module is not self:
             return self._step("train", batch)
         inputs, classes = batch
-        form = inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1]))
-        cost, outputs = self._engine.run(self, self.model, self.loss, inputs, self._desired(form, classes))
+        desired = self._desired(inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1])), classes)
+        cost, outputs = self._engine.run(self.trainer, self.model, self.loss, self.max_norm, inputs, desired)
         return self._logged("train", cost, outputs, classes)
+
+    def on_fit_start(self) -> None:
+        if self.engine == "train_step":
+            self._engine.check(self, BackpropModule)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """Autograd's, unless the engine has taken the step."""
+        if self._engine.cost is None:
+            super().backward(loss, *args, **kwargs)
+        else:
+            self._engine.check_loss(loss, type(self).__name__)
 
     def configure_gradient_clipping(
         self,
@@ -124,7 +142,7 @@ class BackpropModule(LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clips at `max_norm`, or as the Trainer says."""
-        limit = self.hparams["max_norm"]
+        limit = self.max_norm
         if limit is not None:
             gradient_clip_val, gradient_clip_algorithm = limit, "norm"
         self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
@@ -141,10 +159,17 @@ class BackpropModule(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self._gradient_descent(self.parameters())
-        scheduler = self._scheduler(optimizer)
-        if scheduler is None:
+        if self.lr_schedule == "constant":
             return optimizer
+        scheduler = over_whole_training(self.lr_schedule, optimizer, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+        """Lightning's, after the file's checksum. Raises ValueError if it is damaged."""
+        if os.path.isfile(checkpoint_path):
+            check_intact(checkpoint_path)
+        return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
 
     def configure_callbacks(self) -> list[Callback]:
         return [KeepRandomStates()]  # a subclass may have dropout
@@ -153,6 +178,8 @@ class BackpropModule(LightningModule):
         """Lightning loads the weights before it makes the module float64 for 64-true, which would round them to float32."""
         if self._trainer is not None:
             self.trainer.precision_plugin.convert_module(self)
+            if not is_overridden("configure_optimizers", self, BackpropModule):
+                take_schedule(checkpoint, self.lr_schedule)
 
     def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
         inputs, classes = batch
@@ -213,25 +240,6 @@ class BackpropModule(LightningModule):
         return (outputs.squeeze(-1) > threshold).long()
 
     def _gradient_descent(self, parameters: Iterable[nn.Parameter]) -> GradientDescent:
-        options = self.hparams
         return GradientDescent(
-            parameters,
-            lr=options["lr"],
-            momentum=options["momentum"],
-            weight_decay=options["weight_decay"],
-            nesterov=options["nesterov"],
+            parameters, self.lr, self.momentum, weight_decay=self.weight_decay, nesterov=self.nesterov
         )
-
-    def _scheduler(self, optimizer: GradientDescent) -> LRScheduler | None:
-        schedule = self.hparams["lr_schedule"]
-        if schedule == "constant":
-            return None
-        steps = self.trainer.estimated_stepping_batches
-        if steps == float("inf"):
-            raise ValueError(
-                f"lr_schedule={schedule!r} expected a training of known length, got max_epochs=-1 and no max_steps. "
-                "Pass Trainer(max_epochs=...), or lr_schedule='constant'."
-            )
-        if schedule == "cosine":
-            return CosineAnnealingLR(optimizer, T_max=max(1, int(steps)))
-        return LinearLR(optimizer, start_factor=1.0, end_factor=0.0, total_iters=max(1, int(steps)))

@@ -96,6 +96,7 @@ class Program:
         return os.system, ("touch was_run",)
 
 
+DIGITS = {"hyper_parameters": {"sizes": [64, 10], "lr_schedule": "cosine"}}
 NOT_A_CHECKPOINT = (
     "Pass {which}that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
 )
@@ -142,10 +143,18 @@ NOT_A_CHECKPOINT = (
         *[
             (
                 [command, option, name],
-                f"Expected a checkpoint that Lightning wrote, got {name!r}, which is not one. "
+                f"Expected a checkpoint that Lightning wrote, got {name!r}, {reason}. "
                 + NOT_A_CHECKPOINT.format(which="a file "),
             )
-            for name in ("empty.ckpt", "list.ckpt", "program.ckpt")
+            for name, reason in (
+                ("empty.ckpt", "which is not one"),
+                ("program.ckpt", "which is not one"),
+                ("list.ckpt", "in which 'state_dict' is of type list, not dict"),
+                ("odd.ckpt", "in which 'hyper_parameters' is of type list, not dict"),
+                ("odd_class.ckpt", "in which 'hyper_parameters' are not values by name"),
+                ("odd_step.ckpt", "in which 'global_step' is of type str, not int"),
+                ("odd_options.ckpt", "in which the options of the model name no class"),
+            )
             for command, option in (("fit", "--ckpt_path"), ("test", "--ckpt_path"), ("compare", "--checkpoint"))
         ],
         (
@@ -178,8 +187,37 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path, monkeypatch, capsys, argu
     Path("empty.ckpt").touch()
     version = {"pytorch-lightning_version": "2.6.6"}
     torch.save({"state_dict": [1, 2], **version}, "list.ckpt")
-    torch.save({"state_dict": {}, **version}, "weights.ckpt")
+    torch.save({"state_dict": {}, **version, **DIGITS}, "weights.ckpt")
+    for name, odd in {
+        "odd": {"hyper_parameters": [1]},
+        "odd_class": {"hyper_parameters": {"_class_path": 3}},
+        "odd_step": {"global_step": "3"},
+        "odd_options": {"manualgrad.options": {"model": "mine.Net"}},
+    }.items():
+        torch.save({"state_dict": {}, **version, **DIGITS, "optimizer_states": [], **odd}, f"{name}.ckpt")
     Path("program.ckpt").write_bytes(pickle.dumps({"state_dict": Program(), **version}))
     assert main(arguments) > 0
     assert capsys.readouterr().err == f"manualgrad: error: {message.replace('{here}', str(tmp_path))}\n"
     assert not Path("lightning_logs").exists() and not Path("was_run").exists()
+
+
+def test_names_from_outside_cannot_act_on_the_terminal(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("\x1b[2J\x1b[31mred", "good\rbad", "abc\u202ecba", "x" * 4000):
+        Path("odd.ckpt").unlink(missing_ok=True)
+        options = {"_class_path": f"mine.{name}", "sizes": [1]}
+        torch.save({"state_dict": {}, "pytorch-lightning_version": "2.6.6", "hyper_parameters": options}, "odd.ckpt")
+        for arguments in (
+            ["fit", "--ckpt_path", f"{name}.ckpt"],
+            ["fit", "--model", name],
+            ["fit", f"--{name}", "1"],
+            [name],
+            ["compare", "--json", f"{name}/x.json"],
+            ["compare", "--checkpoint", "odd.ckpt"],
+            ["explain", "--checkpoint", "odd.ckpt"],
+            ["explain", "--out", f"{name}/page.html"],
+        ):
+            assert main(arguments) > 0
+            error = capsys.readouterr().err
+            assert error.replace("\n", "").isprintable() and len(error) < 2500, arguments
+            assert error.startswith("manualgrad: error: ")

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from manualgrad.activation.idle_units import SATURATED_BELOW
+from manualgrad.explain.printable import printable
 from manualgrad.layers.activation_modules import ByHand
 from manualgrad.layers.dense import Dense
 from manualgrad.lightning.monitor.histograms import write_histograms
@@ -228,7 +229,7 @@ class BackpropMonitor(Callback):
             if certain and (layer, symptom) not in self._warned:
                 self._warned.add((layer, symptom))
                 rank_zero_warn(
-                    f"BackpropMonitor: layer {layer!r} is {symptom} at step {step}: {reason}. {ADVICE[symptom]}. "
+                    f"BackpropMonitor: layer {printable(layer)!r} is {symptom} at step {step}: {reason}. {ADVICE[symptom]}. "
                     "BackpropMonitor(vanishing_below=..., exploding_above=...) moves the limits."
                 )
         self._suspected = set(found)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from manualgrad.explain.figures import COLOURS
+from manualgrad.explain.printable import printable
 from manualgrad.extras import require
 from manualgrad.lightning.monitor.layer_record import LayerRecord
 
@@ -42,6 +43,7 @@ def plot(history: Sequence[LayerRecord]) -> Figure:
     if not history:
         raise ValueError("BackpropMonitor.plot() expected a history, got none. Call it after Trainer.fit.")
     layers = list(dict.fromkeys(record.layer for record in history))
+    names = [printable(layer, 40) for layer in layers]
     figure = Figure(figsize=(11, 8), layout="constrained")
     figure.suptitle("Backpropagation, layer by layer")
     panels = figure.subplots(2, 2)
@@ -65,7 +67,7 @@ def plot(history: Sequence[LayerRecord]) -> Figure:
         for i in range(len(layers))
     ]
     every = -(-len(layers) // MOST_NAMES)
-    figure.legend(lines[::every], layers[::every], title="layer, first to last", loc="outside right upper")
+    figure.legend(lines[::every], names[::every], title="layer, first to last", loc="outside right upper")
     return figure
 
 
@@ -78,7 +80,9 @@ def _draw_profile(axes: Axes, history: Sequence[LayerRecord], layers: Sequence[s
         norms = [seen[layers[i]] for i in places]
         axes.plot(places, norms, color=colour, marker=marker, label=f"step {step}")
     every = -(-len(layers) // MOST_NAMES)
-    axes.set_xticks(range(0, len(layers), every), layers[::every], rotation=30, ha="right")
+    axes.set_xticks(
+        range(0, len(layers), every), [printable(layer, 40) for layer in layers[::every]], rotation=30, ha="right"
+    )
     axes.set(title="Error", xlabel="layer, first to last: the error comes from the right")
     axes.set(ylabel="|δ|, δ = ∂C/∂z (cost per unit of z)", yscale="log")
     axes.legend()
