@@ -19,12 +19,6 @@ def ignore_known_warnings() -> None:
     )
     # Lightning 2.6 calls jsonargparse in ways that it deprecates.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
-    # A checkpoint in mid-epoch holds the weights after the step, with engine="train_step" as with "autograd".
-    warnings.filterwarnings(
-        "ignore",
-        message=r"Using ModelCheckpoint with manual optimization and every_n_train_steps",
-        category=UserWarning,
-    )
     # A resumed run has a folder of its own, so the best checkpoint before it belongs to another run, as it should.
     warnings.filterwarnings("ignore", message="The dirpath has changed from")
 

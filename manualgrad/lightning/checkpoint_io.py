@@ -14,13 +14,11 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from manualgrad.activation.built_in import activation_named, elu, leaky_relu, softplus
 from manualgrad.explain.printable import printable
-from manualgrad.losses.loss import BinaryCrossEntropyLoss, QuadraticLoss, SoftmaxCrossEntropyLoss
+from manualgrad.losses.names import LOSSES
 
 
 # Objects of ours that a user keeps among the hyperparameters: `torch.load(weights_only=True)` reads those that it is told of.
-torch.serialization.add_safe_globals(
-    [activation_named, leaky_relu, elu, softplus, QuadraticLoss, SoftmaxCrossEntropyLoss, BinaryCrossEntropyLoss]
-)
+torch.serialization.add_safe_globals([activation_named, leaky_relu, elu, softplus, *LOSSES.values()])
 
 SEAL = b"manualgrad-crc32:"  # then eight digits: the comment at the end of the zip archive that `torch.save` writes
 DIGITS = 8

@@ -8,8 +8,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from manualgrad.cli.fit import _last_checkpoint
-from manualgrad.cli.run_folder import check_writable, claim_folder
+from manualgrad.cli.run_folder import check_writable, claim_folder, last_checkpoint
 from tests.cli.command_runs import ENVIRONMENT
 
 
@@ -28,7 +27,7 @@ def test_two_runs_started_at_once_keep_a_checkpoint_each(tmp_path):
     first, second = (torch.load(path, weights_only=True)["state_dict"]["model.0.weight"] for path in paths)
     assert not torch.equal(first, second)
     assert {path.name for path in logs.glob("*/config.yaml")} == {"config.yaml"} and len([*logs.glob("*/events*")]) == 4
-    assert _last_checkpoint(tmp_path) == max(logs.glob("*/*/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    assert last_checkpoint(tmp_path) == max(logs.glob("*/*/last.ckpt"), key=lambda path: path.stat().st_mtime)
 
 
 @pytest.mark.parametrize("logger", [True, CSVLogger], ids=["TensorBoard", "CSV"])

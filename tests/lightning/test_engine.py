@@ -55,7 +55,6 @@ def test_the_digits_to_97_percent(tmp_path: Path) -> None:
     assert accuracies[0] == accuracies[1] >= 0.97
 
 
-@pytest.mark.filterwarnings("ignore:Using ModelCheckpoint with manual optimization")
 def test_callbacks_see_steps_and_rates_and_a_run_can_be_resumed(tmp_path: Path) -> None:
     def checkpoints(name: str) -> ModelCheckpoint:
         return ModelCheckpoint(tmp_path / name, filename="{step}", every_n_train_steps=7, save_top_k=-1)
