@@ -35,6 +35,7 @@ from manualgrad.cli.options import (
     typed,
 )
 from manualgrad.cli.run_folder import RecordingCheckpointIO, check_writable, claim_folder, last_checkpoint
+from manualgrad.dry_run import CannotCopyError
 from manualgrad.lightning.checkpoint_io import save_whole
 from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
@@ -151,9 +152,12 @@ class CommandLine(LightningCLI):
             print(f"{name.replace('_', ' ').capitalize()}: {_formatted(name, value)}")
         wrong: list[str] = []
         if model.automatic_optimization and train_loader is not None:
-            comparison = compare_training_step(model, first_batch(train_loader))
-            wrong = [row.name for row in comparison.rows if not row.ok]
-            print(f"\nGradients of one training batch, by hand and by autograd:\n\n{comparison}\n")
+            try:
+                comparison = compare_training_step(model, first_batch(train_loader))
+                wrong = [row.name for row in comparison.rows if not row.ok]
+                print(f"\nGradients of one training batch, by hand and by autograd:\n\n{comparison}\n")
+            except CannotCopyError as error:  # the training has succeeded all the same
+                print(f"\nGradients by hand and by autograd were not compared. {error}\n")
         if log_dir:
             print(f"Logs:       {log_dir}")
         if path := self._checkpoint_path():

@@ -126,7 +126,10 @@ def test_truth_values_follow_ok():
 
 
 def test_a_failed_report_that_nobody_reads_is_no_success():
-    sentence = r"^check_backward found 1 failures \(gradient\), and nobody has looked at its report. Call assert_ok\(\) on it, or print it.$"
+    sentence = (
+        r"^check_backward found 1 failures \(gradient\), and nobody has looked at its report. "
+        r"Call assert_ok\(\) on it, or print it.$"
+    )
     with pytest.warns(UserWarning, match=sentence):
         mg.check_backward(WrongSign, torch.square, *one(), skip=CHECKS.keys() - {"gradient"})
     mg.check_backward(Square, torch.square, *one(), skip=CHECKS.keys() - {"gradient"})  # warnings are errors here

@@ -1,3 +1,4 @@
+import copy
 import csv
 
 import pytest
@@ -182,8 +183,8 @@ def test_nan_in_the_data_is_not_blamed_on_a_derivative(tmp_path):
 
 
 def test_a_module_that_keeps_losses_with_their_history_is_audited(tmp_path):
-    plain = fitted(tmp_path, Plain(mg.Dense(64, 10)))
     module = Plain(mg.Dense(64, 10))
+    plain = fitted(tmp_path, copy.deepcopy(module))
     trained = fitted(tmp_path, module, callbacks=[AutogradAudit(every_n_steps=3)])
     assert torch.equal(weights(plain), weights(trained))
     assert len(module.losses) == 20 and all(loss.requires_grad for loss in module.losses)
