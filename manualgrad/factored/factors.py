@@ -93,10 +93,10 @@ class Content:
         Factors of a lower precision are widened here, r (m + n) numbers.
         """
         self.check_versions(use)
-        scale = self.common_scale()
         if len(self.factors) == 1:
-            (delta, a, *_) = self.factors[0]
-            return delta.to(dtype), a.to(dtype), scale
+            (delta, a, only_scale, *_) = self.factors[0]
+            return delta.to(dtype), a.to(dtype), only_scale
+        scale = self.common_scale()
         deltas = [f.delta.to(dtype) if scale is not None else f.delta.to(dtype) * f.scale for f in self.factors]
         return torch.cat(deltas), torch.cat([f.a.to(dtype) for f in self.factors]), 1.0 if scale is None else scale
 

@@ -151,6 +151,7 @@ def test_pointers_are_refused() -> None:
     x = torch.ones(2)
     assert x.data_ptr() != 0
     state.refuse_pointers(x)
-    for read in (torch.Tensor.data_ptr, torch.utils.dlpack.to_dlpack):
+    readers: list[Any] = [torch.Tensor.data_ptr, torch.utils.dlpack.to_dlpack]
+    for read in readers:
         with pytest.raises(RuntimeError):
             read(x)
