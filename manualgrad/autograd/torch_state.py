@@ -79,6 +79,20 @@ def hooks_of_optimizer(optimizer: torch.optim.Optimizer) -> list[dict[int, Any]]
     return [*tables, torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks]
 
 
+def before_every_step(hook: Callable[..., None]) -> None:
+    """Register a hook of this package's own before every optimizer's step; `is_hooked` does not count it."""
+    _own_hooks.add(torch_optimizer.register_optimizer_step_pre_hook(hook).id)
+
+
+def is_hooked(tables: list[dict[int, Any]]) -> bool:
+    """Whether any hook but this package's own stands in the tables of `hooks_of_optimizer`."""
+    before, after, before_every, after_every = tables
+    return bool(before or after or after_every) or before_every.keys() != _own_hooks
+
+
+_own_hooks: set[int] = set()
+
+
 def has_hooks(parameters: Iterable[Tensor]) -> bool:
     """Whether a hook would see or change a gradient of these. No public form."""
     parameters = list(parameters)

@@ -17,9 +17,10 @@ class AsFunction:
 
     def __init__(self, subject: Any, inputs: int, parameters: Sequence[str]) -> None:
         self.subject, self.inputs, self.parameters = subject, inputs, parameters
+        self.is_module = isinstance(subject, nn.Module)  # torch.compile cannot ask that of Function.apply in torch 2.6
 
     def __call__(self, *arguments: Any) -> Any:
-        if not isinstance(self.subject, nn.Module):
+        if not self.is_module:
             return self.subject(*arguments)
         inputs, values = arguments[: self.inputs], arguments[self.inputs :]
         floats = [x.dtype for x in arguments if isinstance(x, Tensor) and x.is_floating_point()]

@@ -14,8 +14,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import Optimizer, register_optimizer_step_pre_hook
+from torch.optim.optimizer import Optimizer
 
+from manualgrad.autograd.torch_state import before_every_step
 from manualgrad.factored.factors import Content, living
 
 
@@ -103,4 +104,4 @@ def _prepare(optimizer: Optimizer) -> None:
     copy_before_writing([*parameters, *states])
 
 
-register_optimizer_step_pre_hook(_before_step)
+before_every_step(_before_step)

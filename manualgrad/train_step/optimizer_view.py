@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from manualgrad.autograd.torch_state import hooks_of_optimizer, note_step
+from manualgrad.autograd.torch_state import hooks_of_optimizer, is_hooked, note_step
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.optim.gradient_descent_checks import check_types
 
@@ -43,7 +43,7 @@ class OptimizerView:
 
     def check_unchanged(self) -> None:
         """Raises RuntimeError for what a step could not respect: step hooks, autocast."""
-        if any(self._hooks):
+        if is_hooked(self._hooks):
             raise RuntimeError(
                 "TrainStep expected an optimizer without step hooks, got one with some, which it would not call. "
                 "Remove them, or train with autograd."
