@@ -58,7 +58,7 @@ class ByHand(InScript):
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return self.sigma_in_script(input)
+            return self.sigma_in_script(input)  # type: ignore[operator]
         return self._by_hand(input)
 
     @torch.jit.unused

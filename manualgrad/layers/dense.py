@@ -130,7 +130,7 @@ class Dense(InScript, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.jit.is_scripting():
-            return self.sigma_in_script(nn.functional.linear(input, self.weight, self.bias))
+            return self.sigma_in_script(nn.functional.linear(input, self.weight, self.bias))  # type: ignore[operator]
         return self._by_hand(input)
 
     @torch.jit.unused

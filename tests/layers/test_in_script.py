@@ -48,7 +48,9 @@ def test_a_scripted_model_computes_the_same(build: Any) -> None:
         assert torch.equal(copied(x), expected[0])
 
 
-@pytest.mark.filterwarnings("ignore:.*LightningModule.to_torchscript. has been deprecated")
+@pytest.mark.filterwarnings(
+    "ignore:.*LightningModule.to_torchscript. has been deprecated", "ignore:This property will be"
+)
 def test_a_module_of_lightning_is_scripted() -> None:
     module = BackpropModule()
     scripted: Any = module.to_torchscript()
