@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.activation.did_you_mean import did_you_mean
+from manualgrad.activation.did_you_mean import did_you_mean, why_not_elementwise
 
 
 _built_in: dict[str, Activation] = {}
@@ -94,16 +94,22 @@ def activation_named(activation: str | Activation | None) -> Activation:
     if not isinstance(activation, str):
         raise TypeError(
             f"Expected `activation` to be a name, an Activation or None, got {activation!r}. "
-            "Pass for example 'relu', or wrap a function: mg.Activation(name, value=..., derivative=...)."
-            f"{did_you_mean(activation, _built_in)}"
+            + (
+                why_not_elementwise(activation)
+                or "Pass for example 'relu', or wrap a function: mg.Activation(name, value=..., derivative=...)."
+                f"{did_you_mean(activation, _built_in)}"
+            )
         )
     found = _built_in.get(activation) or _user_defined.get(activation)
     if found is None:
         known = ", ".join(known_names())
         raise ValueError(
             f"Unknown activation {activation!r}. Known: {known}. "
-            f"Define your own with mg.Activation({activation!r}, value=..., derivative=...)."
-            f"{did_you_mean(activation, known_names())}"
+            + (
+                why_not_elementwise(activation)
+                or f"Define your own with mg.Activation({activation!r}, value=..., derivative=...)."
+                f"{did_you_mean(activation, known_names())}"
+            )
         )
     return found
 

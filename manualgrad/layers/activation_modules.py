@@ -18,6 +18,7 @@ from manualgrad.activation.torch_twins import twin_of
 from manualgrad.autograd.apply import apply, is_plain_mode
 from manualgrad.autograd.autocast import is_autocasting, without_autocast
 from manualgrad.autograd.switch import is_by_autograd
+from manualgrad.layers.in_script import InScript
 
 
 class ActivationFunction(torch.autograd.Function):
@@ -47,7 +48,7 @@ class ActivationFunction(torch.autograd.Function):
             return equations.output_error(cost_gradient, ctx.activation, *ctx.saved_tensors), None, None
 
 
-class ByHand(nn.Module):
+class ByHand(InScript):
     """What the classes below have in common. By hand is the backward pass of plain tensors, of any order; PyTorch's own stands
     where there is another kind of tensor, forward mode, `torch.func`, `torch.compile` or `torch.jit.trace`, and where a leaf
     or a view would be written over: PyTorch knows beforehand when that is an error."""
@@ -56,6 +57,16 @@ class ByHand(nn.Module):
     inplace = False  # the activations without this option
 
     def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.sigma_in_script(input)  # type: ignore[operator]
+        return self._by_hand(input)
+
+    @torch.jit.unused
+    def _sigma(self, z: Tensor) -> Tensor:
+        return self.torch_class.forward(self, z)
+
+    @torch.jit.unused
+    def _by_hand(self, input: Tensor) -> Tensor:
         in_place = self.inplace
         if not (is_plain_mode() and _is_plain(input)) or (in_place and (input.is_leaf or input._is_view())):
             return super().forward(input)

@@ -24,6 +24,7 @@ from manualgrad.layers.dense_checks import (
     fit,
 )
 from manualgrad.layers.dense_function import DenseFunction, DenseFunctionWithTangent
+from manualgrad.layers.in_script import InScript
 
 
 def dense(
@@ -82,7 +83,7 @@ def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activ
     return output if isinstance(output, Tensor) else output[0]
 
 
-class Dense(nn.Linear):
+class Dense(InScript, nn.Linear):
     """An `nn.Linear` with an activation, differentiated by hand: a = sigma(w a_below + b).
 
     Same parameters, initialisation and state dict keys as `nn.Linear`; `isinstance(layer, nn.Linear)` holds.
@@ -98,7 +99,7 @@ class Dense(nn.Linear):
     for sizes that are no integers or negative, and a bias that is no bool.
     """
 
-    path: str | None = None  # where in its model `convert` found the layer; errors name it
+    path = None  # where in its model `convert` found the layer, a str; errors name it. TorchScript cannot read `str | None`
 
     def __init__(
         self,
@@ -128,6 +129,16 @@ class Dense(nn.Linear):
         return layer.train(linear.training)
 
     def forward(self, input: Tensor) -> Tensor:
+        if torch.jit.is_scripting():
+            return self.sigma_in_script(nn.functional.linear(input, self.weight, self.bias))  # type: ignore[operator]
+        return self._by_hand(input)
+
+    @torch.jit.unused
+    def _sigma(self, z: Tensor) -> Tensor:
+        return self.activation.value(z)
+
+    @torch.jit.unused
+    def _by_hand(self, input: Tensor) -> Tensor:
         # `self.weight` is found only after a search in vain, which takes a tenth of a small layer's time. A weight that is
         # computed (a parametrization, weight_norm) is no parameter; it is found as an attribute.
         held: dict[str, Any] = self._parameters

@@ -53,9 +53,9 @@ class DenseFunction(torch.autograd.Function):
         ctx.activation = activation
         ctx.keeps_factors = needs_weight and may_keep_factors(weight, a_below)
         ctx.set_materialize_grads(False)
-        ctx.save_for_backward(
-            a_below if needs_weight else None, weight if needs_a_below else None, _kept(activation, output)
-        )
+        ctx.saves = needs_weight, needs_a_below
+        saved = (a_below if needs_weight else None, weight if needs_a_below else None, _kept(activation, output))
+        ctx.save_for_backward(*(x for x in saved if x is not None))  # tools that draw the graph expect tensors alone
 
     @staticmethod
     def backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None = None) -> tuple:
@@ -75,7 +75,11 @@ class DenseFunctionWithTangent(DenseFunction):
     def setup_context(ctx: Any, inputs: tuple, output: Any) -> None:
         DenseFunction.setup_context(ctx, inputs, output)
         a_below, weight, _, activation = inputs
-        ctx.save_for_forward(a_below, weight, _kept(activation, output))  # held until `jvp` has run, which is at once
+        kept, (saves_a_below, saves_weight) = _kept(activation, output), ctx.saves
+        ctx.save_for_forward(a_below, weight, kept)  # held until `jvp` has run, which is at once
+        # In the same places: vmap has one list of batch axes for both.
+        ctx.save_for_backward(a_below if saves_a_below else None, weight if saves_weight else None, kept)
+        ctx.saves = True, True
 
     @staticmethod
     def jvp(
@@ -109,7 +113,10 @@ def _kept(activation: Activation, output: Any) -> Tensor | None:
 def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None) -> tuple:
     """The gradients by the input, the weight and the bias, each only if it is needed; None for the activation."""
     needs_a_below, needs_weight, needs_bias, _ = ctx.needs_input_grad
-    a_below, weight, kept = ctx.saved_tensors
+    saved, (saves_a_below, saves_weight) = iter(ctx.saved_tensors), ctx.saves
+    a_below: Any = next(saved) if saves_a_below else None
+    weight: Any = next(saved) if saves_weight else None
+    kept = None if ctx.activation is identity else next(saved)
     a_below_gradient = weight_gradient = bias_gradient = None
     # dC/dz: through a, and also directly where z itself is used (only in second derivatives)
     delta: Any = z_gradient

@@ -70,6 +70,7 @@ class LossFunctionWithTangent(LossFunction):
 class Loss(nn.Module):
     """A cost with a gradient written by hand. Subclasses give the three formulas and what they accept."""
 
+    @torch.jit.unused  # a scripted model computes outputs, and holds its loss uncompiled
     def forward(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """C, a 0-dimensional tensor. Raises as `check` does, before anything is computed."""
         self.check(outputs, targets)

@@ -331,3 +331,10 @@ def test_a_derivative_of_the_wrong_shape(derivative: Callable[[Tensor], Tensor],
     with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
         layer(torch.randn(4, 3)).sum().backward()
     assert layer.weight.grad is None
+
+
+def test_parametrised_ones_are_known_by_no_name() -> None:
+    before = unknown_activation("not there")
+    for slope in (0.1, 0.2, 0.3):
+        leaky_relu(slope), elu(slope), softplus(slope)
+    assert unknown_activation("not there") == before and "leaky_relu(0.1)" not in before
