@@ -130,7 +130,7 @@ class FactoredGradient(Tensor):
         if self.content.factors:
             return tiles(self.content, self.dtype, use)
         dense = self.new_zeros(()).expand(self.shape) if self.content.dense is None else self.content.dense
-        return ((rows, dense[rows]) for rows in rows_of_tiles(*self.shape, self.device))
+        return ((rows, dense[rows]) for rows in rows_of_tiles(self.size(0), self.size(1), self.device))
 
     def per_sample_norms(self) -> Tensor:
         """(samples,): the 2-norm of each sample's part of the gradient, in float64, without forming any of the parts.

@@ -24,7 +24,7 @@ def two_norm(gradient: FactoredGradient) -> Tensor:
         squared += equations.inner_products(delta[block], a[block], delta[block], a[block])
         squared += 2 * equations.inner_products(delta[block], a[block], delta[after], a[after])
     norm = squared.clamp(min=0).sqrt()
-    return norm if is_number(scale, 1) else norm * abs(scale)
+    return norm if is_number(scale, 1) else norm * torch.as_tensor(scale).abs()
 
 
 def norm_by_tiles(gradient: FactoredGradient, order: float) -> Tensor:

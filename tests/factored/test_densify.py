@@ -23,7 +23,8 @@ def nobody_was_warned(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def gradient(dtype: torch.dtype = torch.float32) -> mg.FactoredGradient:
     generator = torch.Generator().manual_seed(0)
-    return mg.FactoredGradient(*(torch.randn(2, k, generator=generator).to(dtype) for k in (4, 5)))
+    delta, a = (torch.randn(2, k, generator=generator).to(dtype) for k in (4, 5))
+    return mg.FactoredGradient(delta, a)
 
 
 class Reader(torch.optim.Optimizer):

@@ -81,7 +81,7 @@ def test_a_scale_is_not_lost_in_half_precision(scale: float, dtype: torch.dtype,
         ((random(rows, 33, seed=i) / scale**0.5).to(dtype), (random(rows, 47, seed=9 + i) / scale**0.5).to(dtype))
         for i in range(pairs)
     ]
-    g = mg.FactoredGradient(*factors[0]).mul_(scale)
+    g: Any = mg.FactoredGradient(*factors[0]).mul_(scale)
     truth = scale * (factors[0][0].double().t() @ factors[0][1].double())
     if pairs == 2:  # each with a scale of its own
         g.add_(mg.FactoredGradient(*factors[1]).mul_(scale / 4))
@@ -112,7 +112,7 @@ def test_a_0_dimensional_factor_of_any_dtype(before: float, number: torch.dtype,
     for one in (g, expected):
         one.div_(before).mul_(torch.tensor(0.3, dtype=number))
         one.div_(torch.tensor(0.7, dtype=number)).mul_(torch.tensor(before, dtype=torch.float64))
-    close = {"rtol": 8 * torch.finfo(dtype).eps, "atol": 8 * torch.finfo(dtype).eps}
+    close: Any = {"rtol": 8 * torch.finfo(dtype).eps, "atol": 8 * torch.finfo(dtype).eps}
     torch.testing.assert_close(g.to_dense(), expected, **close)
     target, other = torch.zeros(33, 47, dtype=dtype), torch.zeros(33, 47, dtype=dtype)
     target.add_(g, alpha=0.5), other.add_(expected, alpha=0.5)
