@@ -19,7 +19,7 @@ Expected output:
     jvp              not supported   NotImplementedError: You must implement the jvp function for custom autograd.Function t...
     ...
 
-    21 passed, 0 failed, 1 not supported, 3 not applicable.
+    22 passed, 0 failed, 1 not supported, 3 not applicable.
 """
 
 import torch
