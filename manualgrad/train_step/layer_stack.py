@@ -26,7 +26,7 @@ class LiveActivation(Activation):
     def __init__(self, sigma: Activation) -> None:
         super().__init__(
             sigma.name,
-            partial(live, sigma.value),
+            partial(live, lambda z: sigma.value(z)),
             sigma.derivative,
             from_output=sigma.from_output,
             product=partial(live, lambda gradient, kept: output_error(gradient, sigma, kept)),

@@ -98,14 +98,13 @@ def test_hooks_of_modules() -> None:
     layer = nn.Linear(2, 2)
     tables = state.hooks_of_module(layer)
     assert not any(tables)
-    for i, register in enumerate(
-        (
-            layer.register_forward_hook,
-            layer.register_forward_pre_hook,
-            layer.register_full_backward_hook,
-            layer.register_full_backward_pre_hook,
-        )
-    ):
+    registers: tuple[Any, ...] = (
+        layer.register_forward_hook,
+        layer.register_forward_pre_hook,
+        layer.register_full_backward_hook,
+        layer.register_full_backward_pre_hook,
+    )
+    for i, register in enumerate(registers):
         handle = register(lambda *_: None)
         assert [bool(table) for table in tables] == [j == i for j in range(4)]
         handle.remove()
