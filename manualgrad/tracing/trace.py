@@ -19,6 +19,7 @@ from manualgrad.layers.activation_modules import ByHand
 from manualgrad.layers.dense import Dense
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.tracing.dense_calls import TracedCall, listen, listen_to_activation
+from manualgrad.explain.printable import printable
 from manualgrad.tracing.optimizer_copy import common_lr, copied_optimizer, described
 from manualgrad.tracing.result import Trace
 
@@ -243,5 +244,5 @@ def _check_layers(model: nn.Module, loss: Any) -> None:
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:
-    shown = [repr(name) if name else "the model itself" for name in names]
+    shown = [printable(repr(name)) if name else "the model itself" for name in names]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")
