@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from manualgrad.explain.figures import COLOURS
+from manualgrad.explain.figures import COLOURS, new_figure
 
 
 @dataclass(frozen=True)
@@ -142,9 +142,7 @@ class Comparison:
         from manualgrad.extras import require
 
         require("matplotlib", extra="demo", purpose="Comparison.plot()")
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 0.5 * len(self.rows) + 1.6), layout="constrained")
+        figure = new_figure(7, 0.5 * len(self.rows) + 1.6)
         axes = figure.add_subplot()
         y = range(len(self.rows))
         axes.barh(

@@ -42,15 +42,32 @@ def write_page(
         TypeError: complex numbers, which the page cannot draw.
         FileNotFoundError: there is no folder for `path`.
     """
+    _check_folder(Path(path), "write_page")
+    _write(page_of(traces, title=title, steps=steps), path)
+
+
+def write_page_of(trace: TracedStep, path: str | os.PathLike[str], *, title: str | None, caller: str) -> None:
+    """Write the page of one trace, with the caller's name in what is refused."""
+    _check_folder(Path(path), caller)
+    _write(page_of([trace], title=title, caller=caller), path)
+
+
+def page_of(
+    traces: Sequence[TracedStep],
+    *,
+    title: str | None = None,
+    steps: Sequence[int] | None = None,
+    caller: str = "write_page",
+) -> str:
+    """The page as text. Raises as `write_page`, with the name of the caller."""
     require("jinja2", extra="demo", purpose="The page")
     steps = range(1, len(traces) + 1) if steps is None else steps
-    _check(traces, steps)
-    _check_folder(Path(path))
+    _check(traces, steps, caller)
     formula = formula_of(traces)
     q = Quantities(traces, formula.prediction if formula and formula.function else None)
     curve = loss_curve([trace.loss.double().item() for trace in traces], steps)
     explained = steps_of(traces, q, formula)
-    page = _render(
+    return _render(
         title=title or ("One training step, explained" if len(traces) == 1 else "A training run, explained"),
         summary=_summary(traces),
         steps=explained,
@@ -60,6 +77,9 @@ def write_page(
         q=q,
         data=page_data(q, curve),
     )
+
+
+def _write(page: str, path: str | os.PathLike[str]) -> None:
     Path(path).write_text(page, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
@@ -88,38 +108,38 @@ def _summary(traces: Sequence[TracedStep]) -> str:
     return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
 
 
-def _check_folder(path: Path) -> None:
+def _check_folder(path: Path, caller: str) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"write_page expected `path` in a folder that exists, got {str(path)!r}, and there is no folder {str(path.parent)!r}. "
+            f"{caller} expected `path` in a folder that exists, got {str(path)!r}, and there is no folder {str(path.parent)!r}. "
             "Make the folder first, or name another file."
         )
 
 
-def _check(traces: Sequence[TracedStep], steps: Sequence[int]) -> None:
+def _check(traces: Sequence[TracedStep], steps: Sequence[int], caller: str) -> None:
     if not traces:
-        raise ValueError("write_page expected at least one trace, got none. Make one with manualgrad.trace(...).")
+        raise ValueError(f"{caller} expected at least one trace, got none. Make one with manualgrad.trace(...).")
     if len(steps) != len(traces) or any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError(
-            f"write_page expected `steps` to be {len(traces)} rising numbers, one for each trace, got {list(steps)}. "
+            f"{caller} expected `steps` to be {len(traces)} rising numbers, one for each trace, got {list(steps)}. "
             "Leave it out to number them 1, 2, 3, ..."
         )
     shapes = [[(layer.name, tuple(layer.weight_before.shape)) for layer in trace.layers] for trace in traces]
     for number, other in enumerate(shapes):
         if other != shapes[0]:
             raise ValueError(
-                f"write_page expected traces of one model, got layers {shapes[0]} in the first and {other} in number {number + 1}. "
+                f"{caller} expected traces of one model, got layers {shapes[0]} in the first and {other} in number {number + 1}. "
                 "Write a page for each model."
             )
     for trace in traces:
         for layer in trace.layers:
             if layer.z.is_complex():
                 raise TypeError(
-                    f"write_page expected real numbers, got {layer.z.dtype} in layer {layer.name!r}. "
+                    f"{caller} expected real numbers, got {layer.z.dtype} in layer {layer.name!r}. "
                     "Trace the real or the imaginary part."
                 )
             if layer.z.numel() == 0:
                 raise ValueError(
-                    f"write_page expected at least one example, got z of shape {tuple(layer.z.shape)} in layer {layer.name!r}. "
+                    f"{caller} expected at least one example, got z of shape {tuple(layer.z.shape)} in layer {layer.name!r}. "
                     "Trace a step on a batch that is not empty."
                 )

@@ -4,6 +4,7 @@ const links = [...document.querySelectorAll("nav.steps a")];
 const [back, next, where] = ["back", "next", "where"].map((id) => document.getElementById(id));
 let current = 0;
 
+// In a notebook the page stands in a frame that has no address to change.
 function go(index, { remember = true } = {}) {
   current = Math.max(0, Math.min(sections.length - 1, index));
   darken();
@@ -13,7 +14,7 @@ function go(index, { remember = true } = {}) {
   next.disabled = current === sections.length - 1;
   where.textContent = `${current + 1} of ${sections.length}`;
   showNumbers(sections[current]);
-  if (remember) history.replaceState(null, "", `#${sections[current].id}`);
+  if (remember && location.protocol !== "about:") history.replaceState(null, "", `#${sections[current].id}`);
 }
 
 const indexOfHash = () => Math.max(0, sections.findIndex((section) => `#${section.id}` === location.hash));
