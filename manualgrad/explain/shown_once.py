@@ -11,11 +11,13 @@ from matplotlib.figure import Figure
 
 class FigureShownOnce(Figure):
     def _ipython_display_(self) -> None:
-        """At the end of a cell notebooks show the figures that pyplot has open: such a one is not shown here a second time."""
-        if pyplot.fignum_exists(self.number) and matplotlib.get_backend().lower() != "agg":
-            return
+        """Show the picture and close it in pyplot, which would otherwise show it again at the end of the cell."""
+        backend = matplotlib.get_backend().lower()
+        if backend != "agg" and not backend.endswith("inline"):
+            return  # a window or a widget, which is already there
         from IPython.display import Image, display
 
         picture = BytesIO()
         self.savefig(picture, format="png", bbox_inches="tight")
+        pyplot.close(self)
         display(Image(picture.getvalue()))

@@ -10,10 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from manualgrad.explain.loss_formulas import formula_of
 from manualgrad.explain.page.loss_curve import loss_curve
@@ -24,17 +27,26 @@ from manualgrad.explain.traced_step import TracedStep, as_rows
 from manualgrad.extras import require
 
 
+MOST_SIZES = 12  # of layers named in the summary
+MOST_PRINTED = 30  # steps; of more the open one is printed
+
+
 def write_page(
     traces: Sequence[TracedStep],
     path: str | os.PathLike[str],
     *,
     title: str | None = None,
     steps: Sequence[int] | None = None,
+    about: str | None = None,
+    image_shape: tuple[int, int] | None = None,
 ) -> None:
     """Write the page to `path`. Several traces are training steps of one model, and get a slider.
 
     Args:
         steps: the number of each trace's training step, rising; by default 1, 2, 3, ...
+        about: a sentence on the data.
+        image_shape: (height, width), if each example is an image: it is shown beside the numbers. Inputs of shape
+            (r, height, width) or (r, 1, height, width) are taken for images as they are.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -43,7 +55,7 @@ def write_page(
         FileNotFoundError: there is no folder for `path`.
     """
     _check_folder(Path(path), "write_page")
-    _write(page_of(traces, title=title, steps=steps), path)
+    _write(page_of(traces, title=title, steps=steps, about=about, image_shape=image_shape), path)
 
 
 def write_page_of(trace: TracedStep, path: str | os.PathLike[str], *, title: str | None, caller: str) -> None:
@@ -57,6 +69,8 @@ def page_of(
     *,
     title: str | None = None,
     steps: Sequence[int] | None = None,
+    about: str | None = None,
+    image_shape: tuple[int, int] | None = None,
     caller: str = "write_page",
 ) -> str:
     """The page as text. Raises as `write_page`, with the name of the caller."""
@@ -66,16 +80,18 @@ def page_of(
     formula = formula_of(traces)
     q = Quantities(traces, formula.prediction if formula and formula.function else None)
     curve = loss_curve([trace.loss.double().item() for trace in traces], steps)
-    explained = steps_of(traces, q, formula)
+    image_shape = image_shape or _image_shape(traces[0].inputs)
+    explained = steps_of(traces, q, formula, image_shape)
     return _render(
         title=title or ("One training step, explained" if len(traces) == 1 else "A training run, explained"),
-        summary=_summary(traces),
+        summary=" ".join(filter(None, (_summary(traces), about))),
         steps=explained,
         phases=[list(phase) for _, phase in groupby(explained, key=lambda step: step.phase)],
+        prints_all=q.is_small and len(explained) <= MOST_PRINTED,
         count=len(traces),
         curve=curve,
         q=q,
-        data=page_data(q, curve),
+        data=page_data(traces, q, formula, curve),
     )
 
 
@@ -85,6 +101,7 @@ def _write(page: str, path: str | os.PathLike[str]) -> None:
 
 def _render(**content: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("manualgrad.explain.page"),
@@ -93,19 +110,34 @@ def _render(**content: Any) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    script = environment.get_template("page.js").render()
+    script = _without_indents(environment.get_template("page.js").render())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(script=script, script_hash=f"sha256-{digest}", **content)
+    template = environment.get_template("page.html")
+    return _without_indents(template.render(script=Markup(script), script_hash=f"sha256-{digest}", **content))
+
+
+def _without_indents(text: str) -> str:
+    """A tenth smaller, and the same to a browser."""
+    return re.sub(r"\n\s+", "\n", text)
 
 
 def _summary(traces: Sequence[TracedStep]) -> str:
     layers = traces[0].layers
-    sizes = " → ".join(str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers)))
+    widths = [str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers))]
+    sizes = " → ".join(
+        widths if len(widths) <= MOST_SIZES else [*widths[:4], f"… ({len(layers)} layers)", *widths[-2:]]
+    )
     batches = sorted({as_rows(trace.layers[-1].a).size(0) for trace in traces})
     count = str(batches[-1]) if len(batches) == 1 else f"{batches[0]} to {batches[-1]}"
     examples = "1 example" if count == "1" else f"a batch of {count} examples"
     steps = "" if len(traces) == 1 else f"{len(traces)} training steps. "
     return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
+
+
+def _image_shape(inputs: Tensor) -> tuple[int, int] | None:
+    if inputs.dim() == 3 or (inputs.dim() == 4 and inputs.size(1) == 1):
+        return inputs.size(-2), inputs.size(-1)
+    return None
 
 
 def _check_folder(path: Path, caller: str) -> None:

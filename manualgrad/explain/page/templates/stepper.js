@@ -8,6 +8,7 @@ let current = 0;
 function go(index, { remember = true } = {}) {
   current = Math.max(0, Math.min(sections.length - 1, index));
   darken();
+  entry.hidden = true;
   sections.forEach((section, i) => section.classList.toggle("current", i === current));
   links.forEach((link, i) => (i === current ? link.setAttribute("aria-current", "step") : link.removeAttribute("aria-current")));
   back.disabled = current === 0;
@@ -29,6 +30,7 @@ addEventListener("hashchange", () => go(indexOfHash(), { remember: false }));
 
 addEventListener("keydown", (event) => {
   if (event.altKey || event.ctrlKey || event.metaKey) return;
+  if (event.key === "Escape") entry.hidden = true;
   if (moveInMatrix(event)) return event.preventDefault();
   if (event.target.closest("input, select")) return;
   const index = { ArrowLeft: current - 1, ArrowRight: current + 1, Home: 0, End: sections.length - 1 }[event.key];
