@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import os
 import math
+import os
 import shutil
 import sys
 import tempfile
@@ -180,12 +180,13 @@ def _about(step: Trace) -> str:
 
 def _print(traces: list[Trace]) -> None:
     """The data and the last step; if there are several steps, the cost in each of them first."""
-    first = traces[0]
-    images, digits = few_digits(first.inputs.size(1), max(2, first.outputs.size(1)), first.inputs.size(0))
-    print(f"{textwrap.fill(_about(first), shutil.get_terminal_size().columns)}\n")
-    print(f"{images_as_text(images.unflatten(1, _image_shape(first)), [str(digit) for digit in digits.tolist()])}\n")
+    first, width = traces[0], shutil.get_terminal_size().columns
     if len(traces) > 1:
-        print(f"C in {len(traces)} steps: {', '.join(f'{t.loss.item():.4g}' for t in traces)}. The last of them:\n")
+        costs = f"C in {len(traces)} steps: {', '.join(f'{t.loss.item():.4g}' for t in traces)}."
+        print(f"{textwrap.fill(costs, width)}\nThe last of them:\n")
+    images, digits = few_digits(first.inputs.size(1), max(2, first.outputs.size(1)), first.inputs.size(0))
+    print(f"{textwrap.fill(_about(first), width)}\n")
+    print(f"{images_as_text(images.unflatten(1, _image_shape(first)), [str(digit) for digit in digits.tolist()])}\n")
     if sys.stdout.isatty() and find_spec("rich") is not None:
         from rich.console import Console
 

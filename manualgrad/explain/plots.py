@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor
 
 from manualgrad.explain.figures import COLOURS, DIVERGING, MARKERS, new_figure
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import TracedLayer, TracedStep, as_rows
 from manualgrad.extras import require
-from manualgrad.printable import printable
 
 
 MOST_MAPS = 6  # layers whose heat maps are drawn; of a deeper net the first and the last

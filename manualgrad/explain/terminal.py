@@ -22,9 +22,9 @@ from manualgrad.explain.equations_that_hold import (
 )
 from manualgrad.explain.loss_formulas import are_class_indices, formula_of, per_example, targets_as_rows
 from manualgrad.explain.number_format import displayed
+from manualgrad.explain.printable import printable
 from manualgrad.explain.text_blocks import beside, blocks, classes, idle, is_small, pictures, summary
 from manualgrad.explain.traced_step import TracedLayer, TracedStep
-from manualgrad.printable import printable
 
 
 INDENT = " " * 4
@@ -119,14 +119,13 @@ def _loss(trace: TracedStep) -> Iterator[Part]:
         count = f"{len(targets_as_rows(trace)) if formula.count == 'r' else trace.outputs.numel()}"
         where = f",  p = {formula.function.replace('σ', 'sigmoid')}({outputs})" if formula.function else ""
         yield Line(f"  {gradient} = {twice}({p} - y) / {formula.count},  {formula.count} = {count}{where}")
+    y: Tensor | None = trace.targets
     if are_class_indices(trace):
-        y = targets_as_rows(trace)
+        y = one_hot = targets_as_rows(trace)
         yield Line("  y has a 1 at the class of each example")
-        if not is_small(y):
-            yield Line(f"{INDENT}{classes('y', y)}")
+        if not is_small(one_hot):
+            yield Line(f"{INDENT}{classes('y', one_hot)}")
             y = None
-    else:
-        y = trace.targets
     prediction = None
     if formula and formula.function:
         prediction = formula.prediction(per_example(trace.outputs, trace).double())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from manualgrad.activation.idle_units import SATURATED_BELOW, dead_units, saturated_entries
 from manualgrad.explain.number_format import displayed
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import as_rows
 
 
@@ -125,3 +127,27 @@ def _joined(pieces: Sequence[str], group: Sequence[Block]) -> str:
 
 def _side_by_side(columns: Sequence[Sequence[str]]) -> list[str]:
     return ["  ".join(row) for row in zip(*columns, strict=True)]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, left: int) -> list[str]:
+    """A table of at most `width` characters, its first `left` columns aligned to the left.
+
+    Where it would be wider, the words of the header go below one another; if that is not enough, names in the first column
+    lose their middle."""
+    for longest, gap in ((width, 2), (12, 2), (9, 1)):
+        headers = [textwrap.wrap(cell, longest, break_long_words=False) for cell in header]
+        widths = [
+            max(map(len, [*words, *cells])) for words, cells in zip(headers, zip(*rows, strict=True), strict=True)
+        ]
+        if sum(widths) + gap * (len(widths) - 1) <= width:
+            break
+    else:
+        widths[0] = max(len(header[0]), width - sum(widths[1:]) - gap * (len(widths) - 1))
+        rows = [(printable(row[0], widths[0]), *row[1:]) for row in rows]
+    above = list(zip_longest(*headers, fillvalue=""))
+    justify = [str.ljust] * left + [str.rjust] * (len(header) - left)
+    lines = [
+        (" " * gap).join(to(cell, size) for to, cell, size in zip(justify, line, widths, strict=True)).rstrip()
+        for line in [*above, *rows]
+    ]
+    return [*lines[: len(above)], "-" * max(map(len, lines)), *lines[len(above) :]]

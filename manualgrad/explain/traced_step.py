@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.printable import printable
+from manualgrad.explain.printable import printable
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,10 +14,10 @@ from manualgrad.activation.built_in import Activation, identity
 from manualgrad.activation.torch_twins import twin_of
 from manualgrad.autograd.autocast import without_autocast
 from manualgrad.dry_run import copied
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import TracedLayer
 from manualgrad.layers.dense import Dense
 from manualgrad.layers.dense_function import DenseFunction, rows
-from manualgrad.explain.printable import printable
 
 
 class TracedCall:

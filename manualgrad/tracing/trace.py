@@ -14,12 +14,12 @@ from torch.optim import Optimizer
 
 from manualgrad.conversion.obstacles import is_linear_like
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, graph_nodes
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import TracedLayer
 from manualgrad.layers.activation_modules import ByHand
 from manualgrad.layers.dense import Dense
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.tracing.dense_calls import TracedCall, listen, listen_to_activation
-from manualgrad.explain.printable import printable
 from manualgrad.tracing.optimizer_copy import common_lr, copied_optimizer, described
 from manualgrad.tracing.result import Trace
 

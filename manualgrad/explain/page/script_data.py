@@ -10,8 +10,8 @@ from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.page.loss_curve import LossCurve
 from manualgrad.explain.page.quantities import Quantities, Quantity
 from manualgrad.explain.page.terms import PREDICTION, Term
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import TracedStep
-from manualgrad.printable import printable
 
 
 def page_data(traces: Sequence[TracedStep], q: Quantities, formula: Formula | None, curve: LossCurve) -> dict[str, Any]:

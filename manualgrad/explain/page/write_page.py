@@ -109,6 +109,7 @@ def _render(**content: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda x: f"{x:g}" if isinstance(x, float) else x,
     )
     script = _without_indents(environment.get_template("page.js").render())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
@@ -117,8 +118,8 @@ def _render(**content: Any) -> str:
 
 
 def _without_indents(text: str) -> str:
-    """A tenth smaller, and the same to a browser."""
-    return re.sub(r"\n\s+", "\n", text)
+    """And without comments on lines of their own: smaller, and the same to a browser."""
+    return re.sub(r"\n\s*(?:// .*\n\s*)*", "\n", text)
 
 
 def _summary(traces: Sequence[TracedStep]) -> str:

@@ -136,5 +136,7 @@ def test_where_the_page_does_not_hold_all_terms_it_says_so(browser: Any, tmp_pat
     with opened(browser, written(tmp_path, [trace])) as page:
         page.hover('.current td[data-k="w1:1:1"]')
         assert page.text_content("#tip").startswith("mean of w¹ [2, 26–50] = ")
-        page.click('.current [data-k="z1~:*:0"] >> nth=0', force=True)
+        page.click('nav a[href="#gradient-1"]')
+        page.locator('.current line[data-k="u1~:0:0"]').dispatch_event("click")
+        assert " + ⋯" in page.text_content("#entry")
         assert "The page does not hold the other terms" in page.text_content("#entry")

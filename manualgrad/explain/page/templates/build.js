@@ -1,8 +1,6 @@
 // On a page of many numbers: the cells of a step's matrices and its drawing, made when the step is first shown.
-const SVG = "http://www.w3.org/2000/svg";
-
 function shape(parent, tag, attributes, key) {
-  const element = document.createElementNS(SVG, tag);
+  const element = document.createElementNS(parent.namespaceURI, tag);
   for (const [name, value] of Object.entries(attributes)) element.setAttribute(name, value);
   if (key) {
     element.dataset.k = key;
@@ -32,7 +30,7 @@ function fillGrid(table) {
 function drawLines(group) {
   const [term, x1, x2, below, above] = group.dataset.lines.split(" ");
   above.split(",").forEach((y2, j) => below.split(",").forEach((y1, k) => {
-    shape(group, "line", { class: "w", x1, y1, x2, y2 }, `${term}:${j}:${k}`);
+    shape(group, "line", { x1, y1, x2, y2 }, `${term}:${j}:${k}`);
   }));
 }
 
