@@ -5,19 +5,21 @@
 Expected output:
 
     test accuracy 97.3%
-    gradient            shape      max |by hand - autograd|  relative  by hand vs float64  autograd vs float64   ok
-    ---------------------------------------------------------------------------------------------------------------
-    convolution.weight  4x1x3x3                     0.0e+00   0.0e+00             1.2e-06              1.2e-06  yes
-    convolution.bias    4                           0.0e+00   0.0e+00             5.2e-06              5.2e-06  yes
-    norm.weight         64                          0.0e+00   0.0e+00             6.1e-07              6.1e-07  yes
-    norm.bias           64                          0.0e+00   0.0e+00             4.8e-07              4.8e-07  yes
-    expand.weight       128x64                      0.0e+00   0.0e+00             6.2e-07              6.2e-07  yes
-    expand.bias         128                         0.0e+00   0.0e+00             4.6e-07              4.6e-07  yes
-    contract.weight     64x128                      0.0e+00   0.0e+00             6.3e-07              6.3e-07  yes
-    contract.bias       64                          0.0e+00   0.0e+00             5.2e-07              5.2e-07  yes
-    decide.weight       10x64                       0.0e+00   0.0e+00             6.8e-07              6.8e-07  yes
-    decide.bias         10                          0.0e+00   0.0e+00             3.1e-07              3.1e-07  yes
-    input               297x1x8x8                   0.0e+00   0.0e+00             5.7e-07              5.7e-07  yes
+    gradient           shape       max |by relative by hand autograd  ok
+                                    hand -               vs       vs
+                                 autograd|          float64  float64
+    --------------------------------------------------------------------
+    convolution.weight 4x1x3x3     0.0e+00  0.0e+00 1.2e-06  1.2e-06 yes
+    convolution.bias   4           0.0e+00  0.0e+00 5.2e-06  5.2e-06 yes
+    norm.weight        64          0.0e+00  0.0e+00 6.1e-07  6.1e-07 yes
+    norm.bias          64          0.0e+00  0.0e+00 4.8e-07  4.8e-07 yes
+    expand.weight      128x64      0.0e+00  0.0e+00 6.2e-07  6.2e-07 yes
+    expand.bias        128         0.0e+00  0.0e+00 4.6e-07  4.6e-07 yes
+    contract.weight    64x128      0.0e+00  0.0e+00 6.3e-07  6.3e-07 yes
+    contract.bias      64          0.0e+00  0.0e+00 5.2e-07  5.2e-07 yes
+    decide.weight      10x64       0.0e+00  0.0e+00 6.8e-07  6.8e-07 yes
+    decide.bias        10          0.0e+00  0.0e+00 3.1e-07  3.1e-07 yes
+    input              297x1x8x8   0.0e+00  0.0e+00 5.7e-07  5.7e-07 yes
     All 11 rows ok. Largest relative difference 0.0e+00.
 """
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
+import shutil
 import sys
 import tempfile
+import textwrap
 import webbrowser
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -15,7 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from manualgrad.cli.few_digits import few_digits
+from manualgrad.cli.few_digits import SIDE, few_digits
+from manualgrad.explain.terminal import images_as_text
 from manualgrad.extras import require
 from manualgrad.layers.mlp import MLP
 from manualgrad.losses.cross_entropy import SoftmaxCrossEntropyLoss
@@ -39,7 +43,7 @@ def main(arguments: Sequence[str]) -> None:
         if options.out is not None:
             from manualgrad.explain.page.write_page import write_page
 
-            write_page(traces, options.out)
+            write_page(traces, options.out, about=_about(traces[0]), image_shape=_image_shape(traces[0]))
     except (ValueError, TypeError, OSError) as error:
         raise SystemExit(str(error)) from None
     if options.out is None:
@@ -161,10 +165,28 @@ def _batch(sizes: Sequence[int], loss: Loss, examples: int) -> tuple[Tensor, Ten
     return inputs, targets.to(inputs.dtype)
 
 
+def _image_shape(step: Trace) -> tuple[int, int]:
+    side = math.isqrt(step.inputs.size(1))
+    return side, side
+
+
+def _about(step: Trace) -> str:
+    (count, pixels), classes = step.inputs.shape, max(2, step.outputs.size(1))
+    side = math.isqrt(pixels)
+    averaged = "" if side == SIDE else f" averaged to {side} x {side}"
+    digits = f"{count} images of the handwritten digits 0 to {classes - 1} from scikit-learn"
+    return f"The data: {digits}, {SIDE} x {SIDE} pixels{averaged}."
+
+
 def _print(traces: list[Trace]) -> None:
-    """The last step; if there are several, the cost in each of them first."""
+    """The data and the last step; if there are several steps, the cost in each of them first."""
+    first, width = traces[0], shutil.get_terminal_size().columns
     if len(traces) > 1:
-        print(f"C in {len(traces)} steps: {', '.join(f'{t.loss.item():.4g}' for t in traces)}. The last of them:\n")
+        costs = f"C in {len(traces)} steps: {', '.join(f'{t.loss.item():.4g}' for t in traces)}."
+        print(f"{textwrap.fill(costs, width)}\nThe last of them:\n")
+    images, digits = few_digits(first.inputs.size(1), max(2, first.outputs.size(1)), first.inputs.size(0))
+    print(f"{textwrap.fill(_about(first), width)}\n")
+    print(f"{images_as_text(images.unflatten(1, _image_shape(first)), [str(digit) for digit in digits.tolist()])}\n")
     if sys.stdout.isatty() and find_spec("rich") is not None:
         from rich.console import Console
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
+import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from html import escape
 from typing import Any
 
-from manualgrad.explain.figures import COLOURS
+from manualgrad.explain.figures import COLOURS, new_figure
+from manualgrad.explain.printable import printable
+from manualgrad.explain.text_blocks import table
 
 
 @dataclass(frozen=True)
@@ -80,13 +84,9 @@ class Comparison:
         return json.dumps(json.loads(with_nan, parse_constant=lambda _: None), indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        cells = [_HEADER, *(_cells(row) for row in self.rows)]
-        widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-        justify = [str.ljust, str.ljust, *[str.rjust] * (len(_HEADER) - 2)]
-        lines = [
-            "  ".join(to(cell, width) for to, cell, width in zip(justify, line, widths, strict=True)) for line in cells
-        ]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self._verdict()])
+        width = shutil.get_terminal_size().columns  # 80 where there is no terminal
+        lines = table(_HEADER, [_cells(row) for row in self.rows], width, left=2)
+        return "\n".join([*lines, *(textwrap.fill(line, width) for line in self._verdict().splitlines())])
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{escape(cell)}</th>" for cell in _HEADER)
@@ -96,8 +96,8 @@ class Comparison:
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{escape(self._verdict())}</p>"
 
     def _verdict(self) -> str:
-        wrong = [row.name for row in self.rows if not row.ok]
-        factored = [row.name for row in self.rows if row.factored]
+        wrong = [printable(row.name) for row in self.rows if not row.ok]
+        factored = [printable(row.name) for row in self.rows if row.factored]
         verdict = f"NOT ok: {', '.join(wrong)}." if wrong else f"All {len(self.rows)} rows ok."
         if not wrong and not self.anything_by_hand:
             verdict = "NOT ok: nothing is by hand."
@@ -115,8 +115,10 @@ class Comparison:
             )
         if self.no_truth:
             yield f"No float64 truth, by hand is compared with autograd alone: the model does not run in float64 ({self.no_truth})."
-        nothing = [row.name for row in self.rows if row.shows_nothing and math.isnan(row.error_by_hand)]
-        too_large = [row.name for row in self.rows if row.shows_nothing and not math.isnan(row.error_by_hand)]
+        nothing = [printable(row.name) for row in self.rows if row.shows_nothing and math.isnan(row.error_by_hand)]
+        too_large = [
+            printable(row.name) for row in self.rows if row.shows_nothing and not math.isnan(row.error_by_hand)
+        ]
         if nothing:
             yield (
                 f"Not finite in all three ways: {', '.join(nothing)}. Nothing is shown there: "
@@ -128,7 +130,7 @@ class Comparison:
                 "the numbers exceed their dtype. Scale the loss down, or compare in a wider dtype."
             )
         partly = [
-            f"{row.name} ({row.not_finite} of {math.prod(row.shape)} entries)"
+            f"{printable(row.name)} ({row.not_finite} of {math.prod(row.shape)} entries)"
             for row in self.rows
             if row.not_finite and not row.shows_nothing
         ]
@@ -142,9 +144,7 @@ class Comparison:
         from manualgrad.extras import require
 
         require("matplotlib", extra="demo", purpose="Comparison.plot()")
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 0.5 * len(self.rows) + 1.6), layout="constrained")
+        figure = new_figure(7, 0.5 * len(self.rows) + 1.6)
         axes = figure.add_subplot()
         y = range(len(self.rows))
         axes.barh(
@@ -161,7 +161,7 @@ class Comparison:
             label="autograd",
             color=COLOURS[1],
         )
-        axes.set_yticks(y, [row.name for row in self.rows])
+        axes.set_yticks(y, [printable(row.name) for row in self.rows])
         axes.invert_yaxis()
         axes.set_xscale("symlog", linthresh=1e-17)
         axes.set_xlabel("error relative to the largest entry of the float64 gradient (no unit)")
@@ -186,7 +186,7 @@ _HEADER = (
 def _cells(row: Row) -> tuple[str, ...]:
     errors = (row.max_absolute_error, row.relative_error, row.error_by_hand, row.error_by_autograd)
     return (
-        row.name,
+        printable(row.name),
         "x".join(map(str, row.shape)) or "scalar",
         *("-" if math.isnan(e) and not row.shows_nothing else f"{e:.1e}" for e in errors),
         "zero up to rounding" if row.zero_up_to_rounding else "yes" if row.ok else "NO",

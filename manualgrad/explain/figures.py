@@ -12,7 +12,11 @@ DIVERGING = "BrBG"  # from brown (negative) over white (zero) to blue-green (pos
 
 
 def new_figure(width: float, height: float) -> Any:
-    """An empty figure of this size in inches."""
-    from matplotlib.figure import Figure
+    """An empty figure of this size in inches, which `plt.show()` shows in a script, and a notebook shows once.
 
-    return Figure(figsize=(width, height), layout="constrained")
+    Like every figure of pyplot it stays open until `plt.close`."""
+    from matplotlib import pyplot
+
+    from manualgrad.explain.shown_once import FigureShownOnce
+
+    return pyplot.figure(figsize=(width, height), layout="constrained", FigureClass=FigureShownOnce)

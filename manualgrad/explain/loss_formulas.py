@@ -71,7 +71,7 @@ def _gives(formula: Formula, trace: TracedStep) -> bool:
     outputs = trace.outputs.double()
     targets = trace.targets.double() if trace.targets.shape == outputs.shape else trace.targets
     rows = targets_as_rows(trace).double()
-    if outputs.numel() != rows.numel():
+    if outputs.numel() != rows.numel() or outputs.numel() == 0:
         return False
     try:
         value = formula.value(outputs, targets)

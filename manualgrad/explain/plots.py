@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from manualgrad.explain.figures import COLOURS, DIVERGING, MARKERS, new_figure
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import TracedLayer, TracedStep, as_rows
 from manualgrad.extras import require
 
@@ -30,7 +31,7 @@ def plot(trace: TracedStep) -> Any:
         )
     mapped = _mapped([*enumerate(trace.layers, 1)])
     figure = new_figure(11, 4 + 2.3 * len(mapped))
-    figure.suptitle(f"One training step: {trace.loss_name} C = {trace.loss.item():.4g}, {trace.optimizer}")
+    figure.suptitle(f"One training step: {printable(trace.loss_name)} C = {trace.loss.item():.4g}, {trace.optimizer}")
     above, below = figure.subfigures(2, height_ratios=[3.6, 2.3 * len(mapped)])
     norms, updates = above.subplots(1, 2)
     _draw_norms(norms, trace)
@@ -115,7 +116,7 @@ def _mapped(layers: list[tuple[int, TracedLayer]]) -> list[tuple[int, TracedLaye
 
 def _name(number: int, layer: TracedLayer) -> str:
     """With dollar signs escaped: to matplotlib they begin a formula."""
-    name = f"{number} named {layer.name!r}".replace("$", r"\$") if layer.name else "1, the model"
+    name = f"{number} named {printable(repr(layer.name), 40)}".replace("$", r"\$") if layer.name else "1, the model"
     return f"{name}, call {layer.call + 1}" if layer.call else name
 
 

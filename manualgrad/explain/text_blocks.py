@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 from typing import NamedTuple
@@ -10,11 +11,13 @@ from torch import Tensor
 
 from manualgrad.activation.idle_units import SATURATED_BELOW, dead_units, saturated_entries
 from manualgrad.explain.number_format import displayed
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import as_rows
 
 
 GAP = " " * 4
 LARGEST = 10  # rows and columns of an array that is written whole
+SHADES = "·░▒▓█"
 
 
 class Block(NamedTuple):
@@ -32,12 +35,31 @@ def is_small(x: Tensor) -> bool:
     return x.numel() > 0 and not x.is_complex() and max(as_rows(x).shape) <= LARGEST
 
 
-def block(name: str, x: Tensor) -> Block:
-    """All entries, in columns aligned to the right."""
+def blocks(name: str, x: Tensor, width: int) -> list[Block]:
+    """All entries, in columns aligned to the right: one block, or several of as many columns as `width` has room for."""
     cells = [[displayed(entry) for entry in row] for row in as_rows(x).tolist()]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    rows = ["  ".join(map(str.rjust, row, widths)) for row in cells]
-    return Block(titled(name, x), rows)
+    columns = [[cell.rjust(max(map(len, column))) for cell in column] for column in zip(*cells, strict=True)]
+    whole = Block(titled(name, x), _side_by_side(columns))
+    if whole.width <= width:
+        return [whole]
+    parts, first = [], 0
+    while first < len(columns):
+        last = first + 1
+        while last < len(columns) and sum(len(c[0]) + 2 for c in columns[first : last + 1]) - 2 <= width:
+            last += 1
+        title = titled(name, x) if first == 0 else f"{name}[:, {first}:{last}]"
+        parts.append(Block(title, _side_by_side(columns[first:last])))
+        first = last
+    return parts
+
+
+def pictures(images: Tensor, titles: Sequence[str]) -> list[Block]:
+    """Images (r, height, width) with pixels from 0 to 1, two characters each: the fuller, the larger the number."""
+    levels = (images.double().clamp(0, 1).nan_to_num() * (len(SHADES) - 1)).round().long().tolist()
+    return [
+        Block(title, ["".join(2 * SHADES[level] for level in row) for row in image])
+        for title, image in zip(titles, levels, strict=True)
+    ]
 
 
 def summary(name: str, x: Tensor) -> str:
@@ -69,6 +91,12 @@ def titled(name: str, x: Tensor) -> str:
     return f"{name} {tuple(x.shape)}"
 
 
+def classes(name: str, one_hot: Tensor) -> str:
+    """How many examples each class has, in place of their labels' norm and mean."""
+    counts = one_hot.sum(0).long().tolist()
+    return f"{titled(name, one_hot)}: one-hot; examples of each class: {' '.join(map(str, counts))}"
+
+
 def share(which: Tensor) -> str:
     return f"{100 * which.double().mean().item():.3g} %"
 
@@ -95,3 +123,31 @@ def _fitting(blocks: Sequence[Block], width: int) -> Iterator[list[Block]]:
 
 def _joined(pieces: Sequence[str], group: Sequence[Block]) -> str:
     return GAP.join(piece.ljust(b.width) for piece, b in zip(pieces, group, strict=True)).rstrip()
+
+
+def _side_by_side(columns: Sequence[Sequence[str]]) -> list[str]:
+    return ["  ".join(row) for row in zip(*columns, strict=True)]
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, left: int) -> list[str]:
+    """A table of at most `width` characters, its first `left` columns aligned to the left.
+
+    Where it would be wider, the words of the header go below one another; if that is not enough, names in the first column
+    lose their middle."""
+    for longest, gap in ((width, 2), (12, 2), (9, 1)):
+        headers = [textwrap.wrap(cell, longest, break_long_words=False) for cell in header]
+        widths = [
+            max(map(len, [*words, *cells])) for words, cells in zip(headers, zip(*rows, strict=True), strict=True)
+        ]
+        if sum(widths) + gap * (len(widths) - 1) <= width:
+            break
+    else:
+        widths[0] = max(len(header[0]), width - sum(widths[1:]) - gap * (len(widths) - 1))
+        rows = [(printable(row[0], widths[0]), *row[1:]) for row in rows]
+    above = list(zip_longest(*headers, fillvalue=""))
+    justify = [str.ljust] * left + [str.rjust] * (len(header) - left)
+    lines = [
+        (" " * gap).join(to(cell, size) for to, cell, size in zip(justify, line, widths, strict=True)).rstrip()
+        for line in [*above, *rows]
+    ]
+    return [*lines[: len(above)], "-" * max(map(len, lines)), *lines[len(above) :]]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manualgrad.explain.printable import printable
+
 
 @dataclass(frozen=True, repr=False)
 class TracedLayer:
@@ -36,8 +38,8 @@ class TracedLayer:
 
     def __repr__(self) -> str:
         again = f", call {self.call + 1}" if self.call else ""
-        (m, n), r = self.weight_before.shape, as_rows(self.a).size(0)
-        return f"TracedLayer({self.name!r}{again}: {n} -> {m}, {self.activation}, {_counted(r, 'example')})"
+        (m, n), examples = self.weight_before.shape, _counted(as_rows(self.a).size(0), "example")
+        return f"TracedLayer({printable(repr(self.name))}{again}: {n} -> {m}, {printable(self.activation)}, {examples})"
 
 
 @dataclass(frozen=True, repr=False)
@@ -58,7 +60,9 @@ class TracedStep:
     def __repr__(self) -> str:
         r = as_rows(self.layers[-1].a).size(0)
         size = f"{_counted(len(self.layers), 'layer')}, {_counted(r, 'example')}"
-        return f"{type(self).__name__}({size}, {self.loss_name} C = {self.loss.item():.4g}, {self.optimizer})"
+        return (
+            f"{type(self).__name__}({size}, {printable(self.loss_name)} C = {self.loss.item():.4g}, {self.optimizer})"
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Everything as plain Python values, tensors as nested lists. The keys are the names of the fields."""

@@ -14,6 +14,7 @@ from manualgrad.activation.built_in import Activation, identity
 from manualgrad.activation.torch_twins import twin_of
 from manualgrad.autograd.autocast import without_autocast
 from manualgrad.dry_run import copied
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import TracedLayer
 from manualgrad.layers.dense import Dense
 from manualgrad.layers.dense_function import DenseFunction, rows
@@ -111,9 +112,10 @@ def listen(name: str, layer: Dense, calls: list[TracedCall]) -> None:
     Raises:
         ValueError: the layer's forward is not that of `Dense`; or, when it is called, its backward pass is autograd's.
     """
+    shown = printable(repr(name))
     if type(layer).forward is not Dense.forward or "forward" in layer.__dict__:
         raise ValueError(
-            f"trace expected layer {name!r} to compute what a Dense computes, got {type(layer).__name__} with a forward of its "
+            f"trace expected layer {shown} to compute what a Dense computes, got {type(layer).__name__} with a forward of its "
             "own. Keep the Dense as it is, inside a module that does the rest."
         )
 
@@ -127,7 +129,7 @@ def listen(name: str, layer: Dense, calls: list[TracedCall]) -> None:
             assert node is not None
             if not node.name().startswith(DenseFunction.__name__):
                 raise ValueError(
-                    f"trace expected layer {name!r} to be differentiated by its own backward pass, got {node.name()}. "
+                    f"trace expected layer {shown} to be differentiated by its own backward pass, got {node.name()}. "
                     "Call trace outside of by_autograd(), and the layer outside of torch.func and torch.jit."
                 )
             node.register_hook(call.hear_backward)

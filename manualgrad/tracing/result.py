@@ -6,7 +6,8 @@ from collections.abc import Iterator
 from os import PathLike
 from typing import Any
 
-from manualgrad.explain.page.write_page import write_page
+from manualgrad.explain.page.notebook import in_cell
+from manualgrad.explain.page.write_page import write_page_of
 from manualgrad.explain.plots import plot
 from manualgrad.explain.terminal import coloured, plain
 from manualgrad.explain.traced_step import TracedStep
@@ -23,6 +24,9 @@ class Trace(TracedStep):
 
     def __rich_console__(self, console: Any, options: Any) -> Iterator[Any]:
         return coloured(self, width=options.max_width)
+
+    def _repr_html_(self) -> str:
+        return in_cell(self)
 
     def plot(self) -> Any:
         """A matplotlib figure: norms by layer, updates against weights, and heat maps of delta, w and dC/dw.
@@ -42,4 +46,4 @@ class Trace(TracedStep):
             ValueError: the batch is empty.
             FileNotFoundError: there is no folder for `path`.
         """
-        write_page([self], path, title=title)
+        write_page_of(self, path, title=title, caller="Trace.to_html()")

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from manualgrad.conversion.obstacles import is_linear_like
 from manualgrad.dry_run import RandomStates, check_loss_function, checked_loss, copied, deep_copied, graph_nodes
+from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import TracedLayer
 from manualgrad.layers.activation_modules import ByHand
 from manualgrad.layers.dense import Dense
@@ -243,5 +244,5 @@ def _check_layers(model: nn.Module, loss: Any) -> None:
 
 
 def _listed(names: Iterable[str], most: int = 5) -> str:
-    shown = [repr(name) if name else "the model itself" for name in names]
+    shown = [printable(repr(name)) if name else "the model itself" for name in names]
     return ", ".join(shown[:most]) + (f" and {len(shown) - most} more" if len(shown) > most else "")

@@ -27,6 +27,8 @@ def printed(capsys, *arguments):
 def test_out_of_the_box_every_number_of_a_step_on_six_images(capsys):
     text = printed(capsys)
     for line in (
+        "The data: 6 images of the handwritten digits 0 to 1 from scikit-learn, 8 x 8\npixels averaged to 3 x 3.\n",
+        "    0         1         0         1         0         1\n    ░░▒▒░░    ··▒▒░░    ",
         "One training step of GradientDescent(lr=10). Examples are rows.\n",
         "  layer 1 named '0': 9 -> 3, sigmoid\n",
         "  layer 2 named '1': 3 -> 1, sigmoid\n",
@@ -41,8 +43,9 @@ def test_out_of_the_box_every_number_of_a_step_on_six_images(capsys):
 @pytest.mark.parametrize("seed", ["0", "1", "2"])
 def test_the_steps_are_consecutive_and_out_of_the_box_it_learns(capsys, seed):
     text = printed(capsys, "--steps", "50", "--seed", seed)
-    first, *_ = text.partition(". The last of them:\n")
-    costs = [float(cost) for cost in first.removeprefix("C in 50 steps: ").split(", ")]
+    assert max(map(len, text.splitlines())) <= 80
+    first, *_ = text.partition(".\nThe last of them:\n")
+    costs = [float(cost) for cost in first.replace("\n", " ").removeprefix("C in 50 steps: ").split(", ")]
     assert len(costs) == 50 and costs[-1] < 0.3 * costs[0] and f"  C = {costs[-1]:.4g}  (QuadraticLoss)" in text
 
 

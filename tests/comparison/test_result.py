@@ -27,7 +27,8 @@ def test_names() -> None:
     assert mg.compare is compare and mg.Comparison is Comparison
 
 
-def test_table() -> None:
+def test_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
     rows = (Row("0.weight", (7, 3), 1e-7, 2e-6, 3e-8, 4e-8, True), Row("scale", (), 0.5, 1.0, 1.0, 0.0, False))
     expected = [
         "gradient  shape   max |by hand - autograd|  relative  by hand vs float64  autograd vs float64   ok",
@@ -40,6 +41,23 @@ def test_table() -> None:
     assert str(Comparison(rows[:1], 0.1, 0.1)).splitlines()[-1] == (
         "All 1 rows ok. Largest relative difference 2.0e-06."
     )
+
+
+def test_the_table_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = (
+        Row("0.weight", (7, 3), 1e-7, 2e-6, 3e-8, 4e-8, True),
+        Row("encoder." * 20 + "weight", (128, 64), 0.5, 1.0, 1.0, 0.0, False),
+        Row("\x1b[31m\u202e", (), 0.5, 1.0, 1.0, 0.0, False),
+    )
+    comparison = Comparison(rows, 0.1, 0.1)
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert max(map(len, str(comparison).splitlines())) <= 80
+    for width in (80, 60):
+        monkeypatch.setenv("COLUMNS", str(width))
+        text = str(comparison)
+        assert max(map(len, text.splitlines())) <= width
+        assert "\x1b" not in text and "\u202e" not in text
+        assert text.count("5.0e-01") == 2 and "encoder" in text
 
 
 def test_json(comparison: Comparison) -> None:

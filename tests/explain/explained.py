@@ -51,12 +51,14 @@ def written(directory: Path, traces: list[Trace], **options: Any) -> Path:
 
 
 def data_of(path: Path) -> dict[str, Any]:
-    """What the page's script reads."""
+    """What the page's script reads, with every row of numbers as a list."""
     found = re.search(
         r'<script type="application/json" id="data">(.*?)</script>', path.read_text(encoding="utf-8"), re.S
     )
     assert found
-    return json.loads(found[1])
+    data = json.loads(found[1])
+    rows = {name: [[row.split(" ") for row in step] for step in steps] for name, steps in data["numbers"].items()}
+    return {**data, "numbers": rows}
 
 
 def text_of(path: Path) -> str:

@@ -18,6 +18,9 @@ MOST_LAYERS = 4
 LARGE = 6  # with more neurons than this in a column there is no room for numbers
 
 
+Place = tuple[float, list[float]]  # of a column: its x, and the y of each neuron
+
+
 @dataclass(frozen=True)
 class Shows:
     """The term that a column or a layer of lines shows, and whether it is what this step is about."""
@@ -60,6 +63,7 @@ class Column:
     terms: str  # all that its circles stand for, for highlighting
     bias_term: Term | None
     neurons: list[Neuron]
+    circles: str | None  # for the script, which draws them on a page of many numbers
     x: float
     title: str
     note: str | None
@@ -79,6 +83,7 @@ class Weight:
 class Lines:
     shows: Shows
     weights: list[Weight]
+    lines: str | None  # for the script
 
 
 @dataclass(frozen=True)
@@ -110,17 +115,17 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
     last = min(depth, first + MOST_LAYERS - 1)
     names = _column_names(q, first, last)
     counts = {name: q[q.drawn(name)].columns.count for name in names}
-    has_text = max(counts.values()) <= LARGE
+    has_text = q.is_small and max(counts.values()) <= LARGE
     radius, between, apart = (24.0, 98.0, 142.0 if len(names) <= 4 else 114.0) if has_text else (8.0, 29.0, 110.0)
     bottom = 44.0 if any(not q[q.drawn(name)].columns.is_whole for name in names) else 30.0
     height = between * max(counts.values()) + bottom
     left = 44.0 if has_text else 48.0
-    columns = []
+    columns, at = [], {}
     for i, name in enumerate(names):
         top = (height - bottom - between * counts[name]) / 2 + between / 2
         ys = [top + between * j for j in range(counts[name])]
         columns.append(_column(q, look, name, left + apart * i, ys, radius, has_text))
-    at = {column.term: column for column in columns}
+        at[name] = (left + apart * i, ys)
     lines = [
         _lines(q, look.weights(layer), at[q.input_term(layer)], at[Term("a", layer)], radius, has_text)
         for layer in range(first, last + 1)
@@ -132,7 +137,7 @@ def draw(q: Quantities, look: Look, around: int) -> Drawing:
     ]
     width = 2 * left + apart * (len(names) - 1)
     notes = [f"Layers {first} to {last} of {depth} are drawn."] if (first, last) != (1, depth) else []
-    has_biases = any(neuron.bias for column in columns for neuron in column.neurons)
+    has_biases = any(column.bias_term in q for column in columns)
     return Drawing(width, height, bottom, radius, has_text, has_biases, columns, lines, gaps, look.caption, notes)
 
 
@@ -151,8 +156,17 @@ def _column(q: Quantities, look: Look, name: Term, x: float, ys: list[float], ra
     axis = q[q.drawn(name)].columns
     layer = name.layer if name.letter == "a" else None
     bias_term = look.biases(layer).term if layer else None
-    neurons = []
-    for j, y in enumerate(ys):
+    neurons, circles = [], None
+    if not q.is_small:
+        parts = (
+            shows.term and q.drawn(shows.term),
+            bias_term in q and bias_term and q.drawn(bias_term),
+            name,
+            x,
+            radius,
+        )
+        circles = " ".join(str(part or "-") for part in (*parts, *ys))
+    for j, y in enumerate(ys if q.is_small else ()):
         main = None if shows.term is None else cell(q, Key(q.drawn(shows.term), "*", j))
         minor = [
             Minor(y + radius + 12 + 12 * i, label, term, cell(q, Key(q.drawn(term), "*", j)))
@@ -165,18 +179,21 @@ def _column(q: Quantities, look: Look, name: Term, x: float, ys: list[float], ra
     terms = " ".join(map(str, (shows.term or name, *(term for _, term in under_the_circle))))
     title = {"a": f"layer {layer}" if layer else "input", "x": f"input of {name.layer}", "o": "outputs"}[name.letter]
     note = None if axis.is_whole else f"{axis.count} of {axis.size}"
-    return Column(name, shows, terms, bias_term, neurons, x, title, note)
+    return Column(name, shows, terms, bias_term, neurons, circles, x, title, note)
 
 
-def _lines(q: Quantities, shows: Shows, below: Column, above: Column, radius: float, has_text: bool) -> Lines:
+def _lines(q: Quantities, shows: Shows, below: Place, above: Place, radius: float, has_text: bool) -> Lines:
     assert shows.term is not None
-    name = q.drawn(shows.term)
-    labelled = has_text and shows.active and max(len(below.neurons), len(above.neurons)) <= 3
+    term, (x_below, ys_below), (x_above, ys_above) = q.drawn(shows.term), below, above
+    x1, x2 = x_below + radius, x_above - radius
+    if not q.is_small:
+        spec = f"{term} {x1} {x2} {','.join(map(str, ys_below))} {','.join(map(str, ys_above))}"
+        return Lines(shows, [], spec)
+    labelled = has_text and shows.active and max(len(ys_below), len(ys_above)) <= 3
+    near = 0.36  # labels stand nearer to the upper layer, where the lines of one neuron fan out
     weights = []
-    for j, to in enumerate(above.neurons):
-        for k, start in enumerate(below.neurons):
-            near = 0.36  # labels stand nearer to the upper layer, where the lines of one neuron fan out
-            label = (to.x + near * (start.x - to.x), to.y + near * (start.y - to.y)) if labelled else None
-            x1, x2 = start.x + radius, to.x - radius
-            weights.append(Weight(x1, start.y, x2, to.y, cell(q, Key(name, j, k)), label))
-    return Lines(shows, weights)
+    for j, y2 in enumerate(ys_above):
+        for k, y1 in enumerate(ys_below):
+            label = (x_above + near * (x_below - x_above), y2 + near * (y1 - y2)) if labelled else None
+            weights.append(Weight(x1, y1, x2, y2, cell(q, Key(term, j, k)), label))
+    return Lines(shows, weights, None)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from manualgrad.explain.number_format import brief, displayed, intensity, typeset
-from manualgrad.explain.page.mathml import Math
+from manualgrad.explain.page.mathml import Math, row
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.terms import Key, Term
 from manualgrad.explain.page.thinning import Axis, how_shown
 
 
-MOST_COLUMNS_WITH_TEXT = 5  # what a telephone is wide enough for
-MOST_ROWS_WITH_TEXT = 10
+MOST_COLUMNS_WITH_TEXT = 10
+MOST_ROWS_WITH_TEXT = 16
+WIDEST = 288  # pixels of a grid without text
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,19 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """`has_text` grids are small enough to print the numbers; the others show them under the pointer."""
+    """`has_text` grids are small enough to print the numbers; the others show them on demand.
+
+    On a page of many numbers the script makes the cells: of a "matrix", of the chosen example's "column" or of the first
+    examples, a "batch".
+    """
 
     term: Term
+    kind: str
+    is_transposed: bool
     symbol: Math
-    cells: list[list[Cell]]
+    rows: int
+    columns: int
+    cells: list[list[Cell]] | None
     shape: str
     scale: str
     note: str | None
@@ -40,11 +49,12 @@ class Grid:
 
     @property
     def has_text(self) -> bool:
-        return len(self.cells[0]) <= MOST_COLUMNS_WITH_TEXT and len(self.cells) <= MOST_ROWS_WITH_TEXT
+        return self.columns <= MOST_COLUMNS_WITH_TEXT and self.rows <= MOST_ROWS_WITH_TEXT
 
     @property
-    def is_tall(self) -> bool:
-        return len(self.cells) > 12
+    def pixels(self) -> float:
+        """The side of a cell without text."""
+        return max(2.0, min(9.0, round(WIDEST / max(self.columns, self.rows), 1)))
 
 
 def cell(q: Quantities, key: Key) -> Cell:
@@ -56,42 +66,41 @@ def cell(q: Quantities, key: Key) -> Cell:
 
 def matrix(q: Quantities, term: Term, symbol: Math, *, transposed: bool = False) -> Grid:
     """A weight or its gradient, (m, n), or the transpose."""
-    quantity = q[term]
-    rows, columns = quantity.rows, quantity.columns
-    keys = [[Key(term, i, j) for j in range(columns.count)] for i in range(rows.count)]
-    return _grid(q, term, symbol, keys, rows, columns, transposed=transposed)
+    return _grid(q, "matrix", term, symbol, q[term].rows, q[term].columns, transposed)
 
 
 def column(q: Quantities, term: Term, symbol: Math) -> Grid:
     """The chosen example's column, or a bias."""
-    quantity = q[term]
-    row = 0 if term.is_bias else "*"
-    keys = [[Key(term, row, j)] for j in range(quantity.columns.count)]
-    return _grid(q, term, symbol, keys, quantity.columns, Axis(1))
+    return _grid(q, "column", term, symbol, Axis(1), q[term].columns, True)
 
 
 def batch(q: Quantities, term: Term, symbol: Math, *, transposed: bool = False) -> Grid:
     """All shown examples: a row for each, or a column if transposed."""
-    quantity = q[term]
-    keys = [[Key(term, i, j) for j in range(quantity.columns.count)] for i in range(q.examples)]
-    return _grid(q, term, symbol, keys, Axis(q.examples), quantity.columns, transposed=transposed)
+    return _grid(q, "batch", term, symbol, Axis(q.examples), q[term].columns, transposed)
 
 
-def _grid(
-    q: Quantities,
-    term: Term,
-    symbol: Math,
-    keys: list[list[Key]],
-    rows: Axis,
-    columns: Axis,
-    *,
-    transposed: bool = False,
-) -> Grid:
-    if transposed:
-        keys = [list(column) for column in zip(*keys, strict=True)]
+def picture(q: Quantities, shape: tuple[int, int]) -> Grid | None:
+    """The pixels that the chosen example feeds into layer 1, as an image of (height, width)."""
+    pixels = Term("a", 0)
+    height, width = shape
+    if pixels not in q or not q[pixels].columns.is_whole or q[pixels].columns.size != height * width:
+        return None
+    of_all = _grid(q, "picture", pixels, row("pixels"), Axis(height), Axis(width, most=width), False)
+    keys = [[Key(pixels, "*", i * width + j) for j in range(width)] for i in range(height)]
+    return replace(of_all, cells=[[cell(q, key) for key in line] for line in keys] if q.is_small else None)
+
+
+def _grid(q: Quantities, kind: str, term: Term, symbol: Math, rows: Axis, columns: Axis, is_transposed: bool) -> Grid:
+    first = "*" if kind == "column" and not term.is_bias else None
+    cells = None
+    if q.is_small and kind != "picture":
+        keys = [[Key(term, i if first is None else first, j) for j in range(columns.count)] for i in range(rows.count)]
+        lines = zip(*keys, strict=True) if is_transposed else keys
+        cells = [[cell(q, key) for key in line] for line in lines]
+    if is_transposed:
         rows, columns = columns, rows
     shape = f"{rows.size} × {columns.size}"
     scale = typeset(displayed(q[term].scale))
     label = f"{shape}, colours from −{scale} to {scale}"
-    cells = [[cell(q, key) for key in line] for line in keys]
-    return Grid(term, symbol, cells, shape, scale, how_shown(rows, columns), label)
+    note = how_shown(rows, columns)
+    return Grid(term, kind, is_transposed, symbol, rows.count, columns.count, cells, shape, scale, note, label)

@@ -16,11 +16,14 @@ from manualgrad.explain import equations_that_hold as checks
 from manualgrad.explain.loss_formulas import per_example, targets_as_rows
 from manualgrad.explain.number_format import displayed
 from manualgrad.explain.page.terms import COST, ETA, PREDICTION, TARGETS, Term
-from manualgrad.explain.page.thinning import Axis, drawn_axis, grid_axis
+from manualgrad.explain.page.thinning import Axis, drawn_axis, whole_axis
 from manualgrad.explain.traced_step import TracedStep, as_rows
 
 
 LARGEST_BATCH = 8  # examples shown; of a larger batch the first ones
+MOST_NUMBERS = 150_000  # that a page holds whole, if no axis is longer than
+LONGEST_AXIS = 128
+FEW_NUMBERS = 2_500  # of one training step: they stand in the page itself, which then needs no script
 
 
 @dataclass(frozen=True)
@@ -46,17 +49,27 @@ class Quantities(dict[Term, Quantity]):
             upper > 0 and all(checks.input_is_output_of(t.layers[upper], t.layers[upper - 1]) for t in traces)
             for upper in range(depth)
         ]
+        self.is_backpropagated = [
+            lower + 1 < depth and all(checks.error_comes_from(t.layers[lower], t.layers[lower + 1]) for t in traces)
+            for lower in range(depth)
+        ]
         self.inputs_chained = all(checks.inputs_are_those_of(trace) for trace in traces)
         self.outputs_chained = all(checks.outputs_are_those_of(trace) for trace in traces)
         batches = [dict(_batches(trace, self)) for trace in traces]
         parameters = [dict(_parameters(trace)) for trace in traces]
-        self.examples = min(LARGEST_BATCH, *(x.size(0) for batch in batches for x in batch.values()))
+        examples = min(x.size(0) for batch in batches for x in batch.values())
+        self.examples = min(LARGEST_BATCH, examples)
+        tensors = [*batches[0].values(), *parameters[0].values()]
+        count = sum(x.numel() for x in tensors)
+        longest = max(size for x in tensors for size in x.shape)
+        self.is_whole = count * len(traces) <= MOST_NUMBERS and longest <= LONGEST_AXIS
+        self.is_small = count <= FEW_NUMBERS
+        kept = examples if self.is_whole else self.examples
         for term in batches[0]:
-            shown = [batch[term][: self.examples] for batch in batches]
-            self._add(term, shown, rows=(Axis(self.examples), Axis(self.examples)))
+            self._add(term, [batch[term][:kept] for batch in batches], rows=(whole_axis(kept), whole_axis(kept)))
         for term in parameters[0]:
             size = parameters[0][term].size(0)
-            self._add(term, [tensors[term] for tensors in parameters], rows=(grid_axis(size), drawn_axis(size)))
+            self._add(term, [of_step[term] for of_step in parameters], rows=(self._axis(size), drawn_axis(size)))
         for term, numbers in _single_numbers(traces).items():
             self[term] = _quantity(
                 term, (Axis(1), Axis(1)), [torch.tensor([[x]], dtype=torch.float64) for x in numbers]
@@ -84,8 +97,11 @@ class Quantities(dict[Term, Quantity]):
         of_drawing = term._replace(in_drawing=True)
         return of_drawing if of_drawing in self else term
 
+    def _axis(self, size: int) -> Axis:
+        return whole_axis(size) if self.is_whole else Axis(size)
+
     def _add(self, term: Term, tensors: list[Tensor], *, rows: tuple[Axis, Axis]) -> None:
-        columns = (grid_axis(tensors[0].size(1)), drawn_axis(tensors[0].size(1)))
+        columns = (self._axis(tensors[0].size(1)), drawn_axis(tensors[0].size(1)))
         self[term] = _quantity(term, (rows[0], columns[0]), tensors)
         if rows[1].picked is not None or columns[1].picked is not None:
             self[term._replace(in_drawing=True)] = _quantity(term, (rows[1], columns[1]), tensors)

@@ -1,25 +1,67 @@
-"""What the page's script needs: the numbers of every training step, and which neurons their axes run over."""
+"""What the page's script needs: the numbers of every training step, how each was computed, and what a click on it chooses."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+from manualgrad.explain import equations_that_hold as checks
+from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.page.loss_curve import LossCurve
-from manualgrad.explain.page.quantities import Quantities
-from manualgrad.explain.page.terms import Term
+from manualgrad.explain.page.quantities import Quantities, Quantity
+from manualgrad.explain.page.terms import PREDICTION, Term
+from manualgrad.explain.printable import printable
+from manualgrad.explain.traced_step import TracedStep
 
 
-def page_data(q: Quantities, curve: LossCurve) -> dict[str, Any]:
-    """`axes` names, for a quantity's rows and columns, what a click on an entry chooses: "*" an example, "a1" a neuron of layer 1,
-    None nothing, since the entry is a mean or is not in the drawing."""
+def page_data(traces: Sequence[TracedStep], q: Quantities, formula: Formula | None, curve: LossCurve) -> dict[str, Any]:
+    """`numbers` has a string for each row; `labels` only the axes that are not 1, 2, 3, ...
+
+    `axes` names, for a quantity's rows and columns, what a click on an entry chooses: "*" an example, "a1" a neuron of layer 1,
+    None nothing, since the entry is a mean or is not in the drawing.
+    """
     return {
-        "numbers": {str(term): quantity.numbers for term, quantity in q.items()},
+        "numbers": {str(term): [[" ".join(row) for row in rows] for rows in x.numbers] for term, x in q.items()},
         "scales": {str(term): quantity.scale for term, quantity in q.items()},
-        "labels": {str(term): [quantity.rows.labels, quantity.columns.labels] for term, quantity in q.items()},
+        "labels": {str(term): labels for term, x in q.items() if any(labels := _labels(x))},
+        "sizes": {str(term): [x.rows.size, x.columns.size] for term, x in q.items()},
         "axes": {str(term): [name and str(name) for name in _axes(q, term)] for term in q},
+        "layers": [_layer(traces, q, number) for number in range(1, len(q.chained) + 1)],
+        "loss": _loss(q, formula),
+        "isWhole": q.is_whole,
         "points": curve.points,
         "steps": curve.steps,
         "examples": q.examples,
+    }
+
+
+def _labels(quantity: Quantity) -> list[list[str] | None]:
+    return [None if axis.is_whole else axis.labels for axis in (quantity.rows, quantity.columns)]
+
+
+def _layer(traces: Sequence[TracedStep], q: Quantities, number: int) -> dict[str, Any]:
+    """Which of the equations hold for a layer."""
+    layers = [trace.layers[number - 1] for trace in traces]
+    return {
+        "below": str(q.input_term(number)),
+        "sigma": printable(layers[0].activation),
+        "isBackpropagated": q.is_backpropagated[number - 1],
+        "isPlain": all(checks.update_is_plain(layer, trace) for layer, trace in zip(layers, traces, strict=True)),
+        "calls": [i for i, other in enumerate(traces[0].layers, 1) if other.name == layers[0].name],
+    }
+
+
+def _loss(q: Quantities, formula: Formula | None) -> dict[str, Any] | None:
+    if formula is None:
+        return None
+    a = q.output_term()
+    return {
+        "name": formula.name,
+        "a": str(a),
+        "p": str(PREDICTION if PREDICTION in q else a),
+        "gradient": str(q.output_gradient_term()),
+        "factor": formula.factor,
+        "count": formula.count,
     }
 
 

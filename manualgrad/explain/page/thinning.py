@@ -19,14 +19,15 @@ DRAWN = 8  # this many are drawn
 
 @dataclass(frozen=True)
 class Axis:
-    """How one axis of `size` entries is shown: whole, as `count` means of neighbours, or as the entries `picked`."""
+    """How one axis of `size` entries is shown: as at most `most` means of neighbours, or as the entries `picked`."""
 
     size: int
     picked: tuple[int, ...] | None = None
+    most: int = LARGEST_GRID
 
     @property
     def count(self) -> int:
-        return min(self.size, LARGEST_GRID) if self.picked is None else len(self.picked)
+        return min(self.size, self.most) if self.picked is None else len(self.picked)
 
     @property
     def is_whole(self) -> bool:
@@ -50,8 +51,8 @@ class Axis:
         return torch.stack([block.mean(dim) for block in x.tensor_split(self.count, dim)], dim)
 
 
-def grid_axis(size: int) -> Axis:
-    return Axis(size)
+def whole_axis(size: int) -> Axis:
+    return Axis(size, most=size)
 
 
 def drawn_axis(size: int) -> Axis:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import re
 from collections.abc import Sequence
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
+
+from torch import Tensor
 
 from manualgrad.explain.loss_formulas import formula_of
 from manualgrad.explain.page.loss_curve import loss_curve
@@ -24,17 +27,26 @@ from manualgrad.explain.traced_step import TracedStep, as_rows
 from manualgrad.extras import require
 
 
+MOST_SIZES = 12  # of layers named in the summary
+MOST_PRINTED = 30  # steps; of more the open one is printed
+
+
 def write_page(
     traces: Sequence[TracedStep],
     path: str | os.PathLike[str],
     *,
     title: str | None = None,
     steps: Sequence[int] | None = None,
+    about: str | None = None,
+    image_shape: tuple[int, int] | None = None,
 ) -> None:
     """Write the page to `path`. Several traces are training steps of one model, and get a slider.
 
     Args:
         steps: the number of each trace's training step, rising; by default 1, 2, 3, ...
+        about: a sentence on the data.
+        image_shape: (height, width), if each example is an image: it is shown beside the numbers. Inputs of shape
+            (r, height, width) or (r, 1, height, width) are taken for images as they are.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -42,29 +54,54 @@ def write_page(
         TypeError: complex numbers, which the page cannot draw.
         FileNotFoundError: there is no folder for `path`.
     """
+    _check_folder(Path(path), "write_page")
+    _write(page_of(traces, title=title, steps=steps, about=about, image_shape=image_shape), path)
+
+
+def write_page_of(trace: TracedStep, path: str | os.PathLike[str], *, title: str | None, caller: str) -> None:
+    """Write the page of one trace, with the caller's name in what is refused."""
+    _check_folder(Path(path), caller)
+    _write(page_of([trace], title=title, caller=caller), path)
+
+
+def page_of(
+    traces: Sequence[TracedStep],
+    *,
+    title: str | None = None,
+    steps: Sequence[int] | None = None,
+    about: str | None = None,
+    image_shape: tuple[int, int] | None = None,
+    caller: str = "write_page",
+) -> str:
+    """The page as text. Raises as `write_page`, with the name of the caller."""
     require("jinja2", extra="demo", purpose="The page")
     steps = range(1, len(traces) + 1) if steps is None else steps
-    _check(traces, steps)
-    _check_folder(Path(path))
+    _check(traces, steps, caller)
     formula = formula_of(traces)
     q = Quantities(traces, formula.prediction if formula and formula.function else None)
     curve = loss_curve([trace.loss.double().item() for trace in traces], steps)
-    explained = steps_of(traces, q, formula)
-    page = _render(
+    image_shape = image_shape or _image_shape(traces[0].inputs)
+    explained = steps_of(traces, q, formula, image_shape)
+    return _render(
         title=title or ("One training step, explained" if len(traces) == 1 else "A training run, explained"),
-        summary=_summary(traces),
+        summary=" ".join(filter(None, (_summary(traces), about))),
         steps=explained,
         phases=[list(phase) for _, phase in groupby(explained, key=lambda step: step.phase)],
+        prints_all=q.is_small and len(explained) <= MOST_PRINTED,
         count=len(traces),
         curve=curve,
         q=q,
-        data=page_data(q, curve),
+        data=page_data(traces, q, formula, curve),
     )
+
+
+def _write(page: str, path: str | os.PathLike[str]) -> None:
     Path(path).write_text(page, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
 def _render(**content: Any) -> str:
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("manualgrad.explain.page"),
@@ -72,15 +109,25 @@ def _render(**content: Any) -> str:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda x: f"{x:g}" if isinstance(x, float) else x,
     )
-    script = environment.get_template("page.js").render()
+    script = _without_indents(environment.get_template("page.js").render())
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template("page.html").render(script=script, script_hash=f"sha256-{digest}", **content)
+    template = environment.get_template("page.html")
+    return _without_indents(template.render(script=Markup(script), script_hash=f"sha256-{digest}", **content))
+
+
+def _without_indents(text: str) -> str:
+    """And without comments on lines of their own: smaller, and the same to a browser."""
+    return re.sub(r"\n\s*(?:// .*\n\s*)*", "\n", text)
 
 
 def _summary(traces: Sequence[TracedStep]) -> str:
     layers = traces[0].layers
-    sizes = " → ".join(str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers)))
+    widths = [str(size) for size in (layers[0].inputs.size(-1), *(layer.a.size(-1) for layer in layers))]
+    sizes = " → ".join(
+        widths if len(widths) <= MOST_SIZES else [*widths[:4], f"… ({len(layers)} layers)", *widths[-2:]]
+    )
     batches = sorted({as_rows(trace.layers[-1].a).size(0) for trace in traces})
     count = str(batches[-1]) if len(batches) == 1 else f"{batches[0]} to {batches[-1]}"
     examples = "1 example" if count == "1" else f"a batch of {count} examples"
@@ -88,38 +135,44 @@ def _summary(traces: Sequence[TracedStep]) -> str:
     return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
 
 
-def _check_folder(path: Path) -> None:
+def _image_shape(inputs: Tensor) -> tuple[int, int] | None:
+    if inputs.dim() == 3 or (inputs.dim() == 4 and inputs.size(1) == 1):
+        return inputs.size(-2), inputs.size(-1)
+    return None
+
+
+def _check_folder(path: Path, caller: str) -> None:
     if not path.parent.is_dir():
         raise FileNotFoundError(
-            f"write_page expected `path` in a folder that exists, got {str(path)!r}, and there is no folder {str(path.parent)!r}. "
+            f"{caller} expected `path` in a folder that exists, got {str(path)!r}, and there is no folder {str(path.parent)!r}. "
             "Make the folder first, or name another file."
         )
 
 
-def _check(traces: Sequence[TracedStep], steps: Sequence[int]) -> None:
+def _check(traces: Sequence[TracedStep], steps: Sequence[int], caller: str) -> None:
     if not traces:
-        raise ValueError("write_page expected at least one trace, got none. Make one with manualgrad.trace(...).")
+        raise ValueError(f"{caller} expected at least one trace, got none. Make one with manualgrad.trace(...).")
     if len(steps) != len(traces) or any(later <= earlier for earlier, later in pairwise(steps)):
         raise ValueError(
-            f"write_page expected `steps` to be {len(traces)} rising numbers, one for each trace, got {list(steps)}. "
+            f"{caller} expected `steps` to be {len(traces)} rising numbers, one for each trace, got {list(steps)}. "
             "Leave it out to number them 1, 2, 3, ..."
         )
     shapes = [[(layer.name, tuple(layer.weight_before.shape)) for layer in trace.layers] for trace in traces]
     for number, other in enumerate(shapes):
         if other != shapes[0]:
             raise ValueError(
-                f"write_page expected traces of one model, got layers {shapes[0]} in the first and {other} in number {number + 1}. "
+                f"{caller} expected traces of one model, got layers {shapes[0]} in the first and {other} in number {number + 1}. "
                 "Write a page for each model."
             )
     for trace in traces:
         for layer in trace.layers:
             if layer.z.is_complex():
                 raise TypeError(
-                    f"write_page expected real numbers, got {layer.z.dtype} in layer {layer.name!r}. "
+                    f"{caller} expected real numbers, got {layer.z.dtype} in layer {layer.name!r}. "
                     "Trace the real or the imaginary part."
                 )
             if layer.z.numel() == 0:
                 raise ValueError(
-                    f"write_page expected at least one example, got z of shape {tuple(layer.z.shape)} in layer {layer.name!r}. "
+                    f"{caller} expected at least one example, got z of shape {tuple(layer.z.shape)} in layer {layer.name!r}. "
                     "Trace a step on a batch that is not empty."
                 )

@@ -99,7 +99,7 @@ def test_a_line_of_the_drawing_lights_up_in_the_equation_and_the_matrix(browser:
         page.hover('.current g.weights text[data-k="w1:1:0"]')
         assert page.locator(".current .equations .warm").get_attribute("data-t") == "w1"
         assert page.locator(".current td.hot").get_attribute("data-k") == "w1:1:0"
-        assert page.text_content("#tip") == f"w¹ [2, 1] = {text}"
+        assert page.text_content("#tip") == f"w¹ [2, 1] = {text}"  # given: no formula
         assert page.locator("#tip").is_visible()
 
 

@@ -74,7 +74,7 @@ class Entries(HTMLParser):
 
     def handle_data(self, data: str) -> None:
         if self._open:
-            self.found.append((*self._open, data))
+            self.found.append((*self._open, data.strip()))
             self._open = None
 
 

@@ -105,7 +105,7 @@ def test_without_jinja(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_folder_that_is_missing(tmp_path: Path) -> None:
     path = tmp_path / "nowhere" / "page.html"
     sentence = (
-        f"write_page expected `path` in a folder that exists, got {str(path)!r}, "
+        f"Trace.to_html() expected `path` in a folder that exists, got {str(path)!r}, "
         f"and there is no folder {str(path.parent)!r}. Make the folder first, or name another file."
     )
     with pytest.raises(FileNotFoundError, match=f"^{re.escape(sentence)}$"):

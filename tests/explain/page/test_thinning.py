@@ -3,13 +3,13 @@
 import pytest
 import torch
 
-from manualgrad.explain.page.thinning import Axis, drawn_axis, grid_axis, how_shown
+from manualgrad.explain.page.thinning import Axis, drawn_axis, how_shown, whole_axis
 
 
 @pytest.mark.parametrize("size", [33, 64, 100, 784])
 def test_block_means_are_means_of_neighbours(size: int) -> None:
     x = torch.randn(3, size, dtype=torch.float64)
-    axis = grid_axis(size)
+    axis = Axis(size)
     bounds = [tuple(map(int, label.split("–"))) for label in axis.labels]
     expected = [x[:, bound[0] - 1 : bound[-1]].mean(1) for bound in bounds]
     assert torch.equal(axis.shown(x, 1), torch.stack(expected, 1))
@@ -20,12 +20,13 @@ def test_block_means_are_means_of_neighbours(size: int) -> None:
 def test_a_nan_is_not_averaged_away() -> None:
     x = torch.zeros(1, 64)
     x[0, 5] = float("nan")
-    assert grid_axis(64).shown(x, 1).isnan().sum() == 1
+    assert Axis(64).shown(x, 1).isnan().sum() == 1
 
 
 def test_small_axes_are_whole() -> None:
     x = torch.randn(2, 32)
-    assert grid_axis(32).shown(x, 1) is x
+    assert Axis(32).shown(x, 1) is x
+    assert whole_axis(64).count == 64 and whole_axis(64).is_whole
     assert drawn_axis(10) == Axis(10) and drawn_axis(10).labels == [str(i) for i in range(1, 11)]
 
 

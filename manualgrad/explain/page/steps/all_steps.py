@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from manualgrad.explain import equations_that_hold as checks
 from manualgrad.explain.loss_formulas import Formula, are_class_indices
+from manualgrad.explain.page import grids
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.steps.error import error
 from manualgrad.explain.page.steps.forward import forward
@@ -17,19 +18,19 @@ from manualgrad.explain.page.steps.update import update
 from manualgrad.explain.traced_step import TracedStep
 
 
-def steps_of(traces: Sequence[TracedStep], q: Quantities, formula: Formula | None) -> list[Step]:
+def steps_of(
+    traces: Sequence[TracedStep], q: Quantities, formula: Formula | None, image_shape: tuple[int, int] | None = None
+) -> list[Step]:
     """The steps with the numbers of the first trace. An equation is shown as the text has it only where it holds in every trace."""
     first = traces[0]
     layers = list(enumerate(first.layers, start=1))
-    depth = len(layers)
 
     steps = [replace(forward(q, i, layer.name, layer.activation), call=layer.call) for i, layer in layers]
+    if image_shape and q.inputs_chained:
+        steps[0] = replace(steps[0], picture=grids.picture(q, image_shape))
     steps.append(loss(q, first.loss_name, formula, has_classes=are_class_indices(first)))
     for i, layer in reversed(layers):
-        is_backpropagated = i < depth and all(
-            checks.error_comes_from(trace.layers[i - 1], trace.layers[i]) for trace in traces
-        )
-        steps.append(replace(error(q, i, layer.name, is_backpropagated=is_backpropagated), call=layer.call))
+        steps.append(replace(error(q, i, layer.name, is_backpropagated=q.is_backpropagated[i - 1]), call=layer.call))
     for i, layer in layers:
         steps.append(replace(gradient(q, i, layer.name, calls=len(checks.calls_of(layer, first))), call=layer.call))
     for i, layer in layers:

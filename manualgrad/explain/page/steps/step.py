@@ -35,6 +35,7 @@ class Step:
     call: int = 0  # 1 for the second call of a layer in the forward pass
     row: Term | None = None
     column: Term | None = None
+    picture: Grid | None = None  # of the example, if it is an image
     batch: list[Grid] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

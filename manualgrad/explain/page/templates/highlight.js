@@ -1,5 +1,6 @@
 // What the pointer or the keyboard is on, lit up wherever it appears: in the equation, the matrices and the drawing.
 const tip = document.getElementById("tip");
+const entry = document.getElementById("entry");
 const SUPERSCRIPTS = "⁰¹²³⁴⁵⁶⁷⁸⁹";
 const LETTERS = {
   W: "new w", B: "new b", u: "∂C/∂w", v: "∂C/∂b", U: "∑ ∂C/∂w", V: "∑ ∂C/∂b", g: "∂C/∂a", s: "σ′", d: "δ", o: "output",
@@ -15,13 +16,13 @@ function nameOf(term) {
 
 function describe([name, i, j]) {
   const term = name.replace("~", "");
-  const [rows, columns] = data.labels[name];
+  const [row, column] = [labelOf(name, 0, i), labelOf(name, 1, j)];
   const value = typeset(valueAt([name, i, j]));
   if (isSingle(term)) return `${nameOf(term)} = ${value}`;
-  const isMean = (columns[j] + ("wuWU".includes(term[0]) ? rows[i] : "")).includes("–");
-  let where = `[${columns[j]}]`;
-  if ("wuWU".includes(term[0])) where = `[${rows[i]}, ${columns[j]}]`;
-  else if (!"bvBV".includes(term[0]) && data.examples > 1) where += ` of example ${rows[i]}`;
+  const isMean = (column + ("wuWU".includes(term[0]) ? row : "")).includes("–");
+  let where = `[${column}]`;
+  if ("wuWU".includes(term[0])) where = `[${row}, ${column}]`;
+  else if (!"bvBV".includes(term[0]) && data.examples > 1) where += ` of example ${row}`;
   return `${isMean ? "mean of " : ""}${nameOf(term)} ${where} = ${value}`;
 }
 
@@ -47,7 +48,11 @@ function light(element) {
   for (const other of section.querySelectorAll(`[data-t~="${term}"]`)) other.classList.add(place ? "warm" : "hot");
   if (!place) return;
   for (const other of section.querySelectorAll(sameEntry(place, section))) other.classList.add("hot");
+  const formula = formulaOf(place);
+  const hasMore = formula && (formula.terms.length > FEW_TERMS || !formula.isAll);
   tip.textContent = describe(place);
+  if (formula) tip.append(line(`= ${formula.symbols}`), line(`= ${written(formula, FEW_TERMS)}`));
+  if (hasMore) tip.append(line(`${formula.terms.length} terms: click to see all`));
   tip.hidden = false;
   const box = keyed.getBoundingClientRect();
   const left = Math.max(4, Math.min(innerWidth - tip.offsetWidth - 4, box.left + box.width / 2 - tip.offsetWidth / 2));
@@ -68,12 +73,40 @@ document.addEventListener("click", (event) => {
   if (keyed) follow(keyed);
 });
 
+const FEW_TERMS = 3;
+
+function line(text) {
+  const element = document.createElement("div");
+  element.textContent = text;
+  return element;
+}
+
 function follow(keyed) {
   const section = keyed.closest("section.step");
-  if (!choose(resolve(keyed.dataset.k, section))) return;
+  const place = resolve(keyed.dataset.k, section);
+  showEntry(place);
+  if (!choose(place)) return;
   showChoice();
   light(keyed);
 }
+
+// The entry that was clicked, with all terms of its formula.
+function showEntry(place) {
+  const formula = formulaOf(place);
+  entry.querySelector("p").textContent = describe(place);
+  const lines = formula ? [`= ${formula.symbols}`, `= ${written(formula)}`] : [];
+  if (formula && !formula.isAll) lines.push("The page does not hold the other terms: the arrays are too large.");
+  entry.querySelector("div").replaceChildren(...lines.map(line));
+  entry.hidden = false;
+}
+
+entry.querySelector("button").addEventListener("click", () => { entry.hidden = true; });
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button.numbers");
+  if (!button) return;
+  const isDense = button.closest("figure").classList.toggle("dense");
+  button.setAttribute("aria-pressed", String(!isDense));
+});
 
 // A matrix in focus: the arrow keys move from entry to entry, Enter follows one, Escape leaves.
 const MOVES = { ArrowUp: [-1, 0], ArrowDown: [1, 0], ArrowLeft: [0, -1], ArrowRight: [0, 1] };

@@ -10,7 +10,7 @@ function showChoice() {
 function showTime() {
   chosen.time = Number(time.value);
   moment.textContent = data.steps[chosen.time];
-  cost.textContent = typeset(data.numbers.C[chosen.time][0][0]);
+  cost.textContent = typeset(valueAt(["C", 0, 0]));
   const point = data.points[chosen.time];
   now.style.visibility = point ? "visible" : "hidden";
   if (point) [["cx", point[0]], ["cy", point[1]]].forEach(([name, value]) => now.setAttribute(name, value));

@@ -9,7 +9,16 @@ function resolve(key, section) {
   return key.split(":").map((part) => places[part] ?? part);
 }
 
-const valueAt = ([name, i, j]) => data.numbers[name][chosen.time][i][j];
+const rows = new Map();
+
+function rowOf(name, moment, i) {
+  const place = `${name} ${moment} ${i}`;
+  if (!rows.has(place)) rows.set(place, data.numbers[name][moment][i].split(" "));
+  return rows.get(place);
+}
+
+const valueAt = ([name, i, j]) => rowOf(name, chosen.time, i)[j];
+const labelOf = (name, axis, index) => data.labels[name]?.[axis]?.[index] ?? String(Number(index) + 1);
 
 function typeset(text) {
   const special = { nan: "NaN", inf: "∞", "-inf": "−∞" }[text];
@@ -31,6 +40,7 @@ function intensity(text, scale) {
 }
 
 function showNumbers(section) {
+  build(section);
   for (const element of section.querySelectorAll("[data-k]")) {
     const place = resolve(element.dataset.k, section);
     const text = valueAt(place);
@@ -41,13 +51,12 @@ function showNumbers(section) {
       element.classList.toggle("nan", v === null);
       element.classList.toggle("negative", v < 0);
     }
-    element.removeAttribute("title"); // the page's own label says more
     if (element.classList.contains("factor") && shown.startsWith("−")) element.textContent = `(${shown})`;
     else if (element.firstChild) element.textContent = shown;
   }
   for (const element of section.querySelectorAll("[data-at]")) {
     const [name, j] = resolve(element.dataset.at, section);
-    element.textContent = data.labels[name][1][j];
+    element.textContent = labelOf(name, 1, j);
   }
   for (const element of section.querySelectorAll(".which")) if (element.matches("output")) element.textContent = chosen.example + 1;
   for (const row of section.querySelectorAll(".batch tr")) row.classList.toggle("chosen", row.rowIndex === chosen.example);
