@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import manualgrad as mg
+from tests.train_step.trainings import assert_same, autograd_step, batches, plain
 
 
 class Pair:
@@ -100,3 +101,41 @@ def test_every_step_counts_as_a_change_of_weights_and_v(sizes: list[int], max_no
         before = [t._version for t in held]
         step(torch.randn(2, 8), torch.randn(2, 3))
         assert all(t._version > was for t, was in zip(held, before, strict=True))
+
+
+def test_options_that_change_at_every_step() -> None:
+    model = mg.MLP([6, 20, 4], dtype=torch.float64)
+    reference = plain(model)
+    ours = mg.GradientDescent(model.parameters(), lr=0.1, momentum=0.9)
+    sgd = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    schedules = [torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.2, total_steps=60) for o in (ours, sgd)]
+    step = mg.TrainStep(model, nn.MSELoss(), ours)
+    for x, y in batches(59):
+        step(x, y)
+        autograd_step(reference, nn.MSELoss(), sgd, x, y)
+        for schedule in schedules:
+            schedule.step()
+    assert_same(model, reference)
+
+
+def test_options_that_come_and_go() -> None:
+    model = mg.MLP([6, 5, 4], dtype=torch.float64)
+    reference = plain(model)
+    ours = mg.GradientDescent(model.parameters(), lr=0.1, momentum=0.9)
+    sgd = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    step = mg.TrainStep(model, mg.QuadraticLoss(), ours)
+    changes: list[dict[str, Any]] = [
+        {"lr": 0.0},
+        {"lr": 0.02, "weight_decay": 0.1},
+        {"nesterov": True, "momentum": 0.5},
+        {"weight_decay": 0},
+        {"lr": 0.1, "momentum": 0.02},
+        {"nesterov": False, "dampening": 0.5},
+    ]
+    for i, (x, y) in enumerate(batches(60)):
+        if i % 10 == 9:
+            for optimizer in (ours, sgd):
+                optimizer.param_groups[0].update(changes[i // 10])
+        step(x, y)
+        autograd_step(reference, mg.QuadraticLoss(), sgd, x, y)
+    assert_same(model, reference)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -11,58 +10,12 @@ import torch
 from torch import Tensor, nn
 
 import manualgrad as mg
+from tests.train_step.trainings import assert_same, autograd_step, batches, plain
 
 
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-class Apply(nn.Module):
-    """An activation's value, left to autograd."""
-
-    def __init__(self, sigma: mg.Activation) -> None:
-        super().__init__()
-        self.sigma = sigma
-
-    def forward(self, z: Tensor) -> Tensor:
-        return self.sigma.value(z)
-
-
-def plain(model: nn.Module) -> nn.Sequential:
-    """A copy of an MLP in modules that manualgrad has no part in."""
-    modules: list[nn.Module] = []
-    for layer in model.modules():
-        if isinstance(layer, mg.Dense):
-            linear = nn.Linear(layer.in_features, layer.out_features, dtype=layer.weight.dtype)
-            linear.load_state_dict(layer.state_dict())
-            modules += [linear, Apply(layer.activation)]
-    return nn.Sequential(*modules)
-
-
-def batches(steps: int, classes: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-    """Batches of 7 rows, 6 features and 4 outputs; every fifth is a ragged one of 3 rows."""
-    for i in range(steps):
-        r = 3 if i % 5 == 4 else 7
-        x = torch.randn(r, 6, dtype=torch.float64)
-        yield x, torch.randint(4, (r,)) if classes else torch.rand(r, 4, dtype=torch.float64)
-
-
-def autograd_step(
-    model: nn.Module, loss: nn.Module, optimizer: Any, x: Tensor, y: Tensor, max_norm: float | None = None
-) -> Tensor:
-    optimizer.zero_grad()
-    value = loss(model(x), y)
-    value.backward()
-    if max_norm is not None:
-        nn.utils.clip_grad_norm_(model.parameters(), max_norm)
-    optimizer.step()
-    return value.detach()
-
-
-def assert_same(model: nn.Module, reference: nn.Module) -> None:
-    for p, q in zip(model.parameters(), reference.parameters(), strict=True):
-        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
 
 
 def branching(z: Tensor) -> Tensor:
@@ -161,21 +114,6 @@ def test_every_option_under_a_scheduler(options: dict[str, Any], max_norm: float
         if "momentum" in options:
             velocity = ours.state[p]["momentum_buffer"]
             torch.testing.assert_close(velocity, sgd.state[q]["momentum_buffer"], rtol=1e-12, atol=1e-12)
-
-
-def test_options_that_change_at_every_step() -> None:
-    model = mg.MLP([6, 20, 4], dtype=torch.float64)
-    reference = plain(model)
-    ours = mg.GradientDescent(model.parameters(), lr=0.1, momentum=0.9)
-    sgd = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
-    schedules = [torch.optim.lr_scheduler.OneCycleLR(o, max_lr=0.2, total_steps=60) for o in (ours, sgd)]
-    step = mg.TrainStep(model, nn.MSELoss(), ours)
-    for x, y in batches(59):
-        step(x, y)
-        autograd_step(reference, nn.MSELoss(), sgd, x, y)
-        for schedule in schedules:
-            schedule.step()
-    assert_same(model, reference)
 
 
 def test_param_groups_with_options_of_their_own() -> None:
@@ -321,29 +259,6 @@ def test_the_callers_own_tensors_and_modes_make_no_difference() -> None:
         x = (
             step.outputs if i % 2 else model[1].weight.detach()[:5, :5].mean() + y
         )  # memory that the next call writes to
-    assert_same(model, reference)
-
-
-def test_options_that_come_and_go() -> None:
-    model = mg.MLP([6, 5, 4], dtype=torch.float64)
-    reference = plain(model)
-    ours = mg.GradientDescent(model.parameters(), lr=0.1, momentum=0.9)
-    sgd = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
-    step = mg.TrainStep(model, mg.QuadraticLoss(), ours)
-    changes: list[dict[str, Any]] = [
-        {"lr": 0.0},
-        {"lr": 0.02, "weight_decay": 0.1},
-        {"nesterov": True, "momentum": 0.5},
-        {"weight_decay": 0},
-        {"lr": 0.1, "momentum": 0.02},
-        {"nesterov": False, "dampening": 0.5},
-    ]
-    for i, (x, y) in enumerate(batches(60)):
-        if i % 10 == 9:
-            for optimizer in (ours, sgd):
-                optimizer.param_groups[0].update(changes[i // 10])
-        step(x, y)
-        autograd_step(reference, mg.QuadraticLoss(), sgd, x, y)
     assert_same(model, reference)
 
 
