@@ -3,6 +3,7 @@
 import sys
 from importlib.metadata import version
 from types import FunctionType, ModuleType
+from typing import Any
 
 from manualgrad.activation.built_in import Activation, activation_named, activations, elu, leaky_relu, softplus
 from manualgrad.comparison.compare import compare
@@ -64,7 +65,7 @@ for _public in map(globals().get, __all__):
 
 def _keep_names_of_0_1() -> None:
     """Let whole models that version 0.1 pickled load: they name what they are made of by the files of that version."""
-    files = {
+    files: dict[str, list[Any]] = {
         "activation": [activation_named],
         "activations": [elu, leaky_relu, softplus],
         "dense": [Dense],

@@ -31,9 +31,10 @@ class Keeps(nn.Module):
         self.generator = torch.Generator().manual_seed(3)
         self.iterator = (i for i in range(100))
         self.file = open("/dev/null")  # noqa: SIM115
-        self.state, self.last, self.outputs = State(threading.Lock()), deque[Tensor](maxlen=2), []
+        self.state, self.last, self.outputs = State(threading.Lock()), deque[Tensor](maxlen=2), list[Tensor]()
         self.nested: dict[str, Any] = {"a": [{"b": None}]}
-        self.note, self.part = self.remember, functools.partial(print, self.lock)
+        self.note: Any = self.remember
+        self.part = functools.partial(print, self.lock)
         self.uses_iterator = uses_iterator
 
     def remember(self, y: Tensor) -> None:

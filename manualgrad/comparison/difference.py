@@ -58,7 +58,8 @@ def judged(
     once more, or what autograd found if there is none: to measure what rounding does, where a verdict is in doubt.
     """
     tolerance = TOLERANCE[dtype] if tolerance is None else tolerance
-    given = list(zip(names, by_hand, autograd, truth or [None] * len(names), strict=True))
+    truths: Sequence[Tensor | None] = truth or [None] * len(names)
+    given = list(zip(names, by_hand, autograd, truths, strict=True))
     rows = [row(*each, tolerance) for each in given]
     sizes = [_largest(each) for each in (autograd if truth is None else truth)]
     small = 1e3 * torch.finfo(dtype).eps * max(sizes, default=0.0)  # beside the others: rounding may be all there is
@@ -106,16 +107,19 @@ def row(
     off_truth = off if truth is None else _differences(by_hand, truth)
     difference = _largest(off, finite=False)
     ok = bool(((off <= allowed) | (off_truth <= allowed)).all())
-    errors = [math.nan] * 2
+    error_by_hand = error_by_autograd = math.nan
     if truth is not None:
-        errors = [_relative(_largest(_differences(x, truth), finite=False), scale) for x in (by_hand, autograd)]
+        error_by_hand, error_by_autograd = (
+            _relative(_largest(_differences(x, truth), finite=False), scale) for x in (by_hand, autograd)
+        )
     relative = _relative(difference, scale if zero else _largest(autograd))
     not_finite = int((~by_hand.isfinite() & _same(by_hand, autograd)).sum())
     if 0 < not_finite == autograd.numel():  # a difference of 0 would claim what nobody has seen
         difference, relative, ok = math.nan, math.nan, False
         if truth is None or not truth.isfinite().any():
-            errors = [math.nan] * 2
-    return Row(name, tuple(autograd.shape), difference, relative, *errors, ok, factored, not_finite, zero and ok)
+            error_by_hand = error_by_autograd = math.nan
+    errors = (difference, relative, error_by_hand, error_by_autograd)
+    return Row(name, tuple(autograd.shape), *errors, ok, factored, not_finite, zero and ok)
 
 
 def _chosen(gradients: Sequence[Tensor], which: Sequence[int]) -> list[Tensor]:

@@ -63,7 +63,7 @@ class TrainStepEngine:
                 raise _refusal(
                     f"{parent.__name__}'s own {method}", f"that of {name}", "It is not called, or finds no gradients"
                 )
-        for callback in trainer.callbacks:
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
             sees = next((method for method in WITH_GRADIENTS if is_overridden(method, callback, Callback)), None)
             if sees or isinstance(callback, AutogradAudit | GradientAccumulationScheduler):
                 raise _refusal(

@@ -165,7 +165,7 @@ class BackpropModule(LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     @classmethod
-    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:  # type: ignore[override]
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
         """Lightning's, after the file's checksum. Raises ValueError if it is damaged."""
         if os.path.isfile(checkpoint_path):
             check_intact(checkpoint_path)

@@ -3,6 +3,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -188,12 +189,13 @@ def test_what_cannot_be_done_is_one_sentence(tmp_path, monkeypatch, capsys, argu
     version = {"pytorch-lightning_version": "2.6.6"}
     torch.save({"state_dict": [1, 2], **version}, "list.ckpt")
     torch.save({"state_dict": {}, **version, **DIGITS}, "weights.ckpt")
-    for name, odd in {
+    odd_ones: dict[str, dict[str, Any]] = {
         "odd": {"hyper_parameters": [1]},
         "odd_class": {"hyper_parameters": {"_class_path": 3}},
         "odd_step": {"global_step": "3"},
         "odd_options": {"manualgrad.options": {"model": "mine.Net"}},
-    }.items():
+    }
+    for name, odd in odd_ones.items():
         torch.save({"state_dict": {}, **version, **DIGITS, "optimizer_states": [], **odd}, f"{name}.ckpt")
     Path("program.ckpt").write_bytes(pickle.dumps({"state_dict": Program(), **version}))
     assert main(arguments) > 0

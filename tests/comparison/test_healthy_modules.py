@@ -15,7 +15,7 @@ from manualgrad import equations
 
 
 class Sequence(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
+    def __init__(self, kind: Any) -> None:
         super().__init__()
         self.body, self.head = kind(6, 8, batch_first=True), nn.Linear(8, 3)
 

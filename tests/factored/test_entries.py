@@ -32,7 +32,7 @@ CASTS: dict[str, Callable[[Tensor, torch.dtype], Any]] = {
     "add_ into a buffer": lambda g, dtype: torch.zeros(g.shape, dtype=dtype).add_(g),
     "out of a product": lambda g, dtype: torch.mul(g, 1.0, out=torch.zeros(g.shape, dtype=dtype)),
     "copy_ into another gradient": lambda g, dtype: mg.FactoredGradient(
-        *(torch.ones(1, k, dtype=dtype) for k in g.shape)
+        torch.ones(1, g.size(0), dtype=dtype), torch.ones(1, g.size(1), dtype=dtype)
     ).copy_(g),
     "foreach copy": lambda g, dtype: torch._foreach_add([torch.zeros(g.shape, dtype=torch.float32)], [g])[0].to(dtype),
     "to_dense": lambda g, dtype: g.to_dense(dtype),

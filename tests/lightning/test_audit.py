@@ -1,5 +1,6 @@
 import copy
 import csv
+from typing import Any
 
 import pytest
 import torch
@@ -191,6 +192,8 @@ def test_a_module_that_keeps_losses_with_their_history_is_audited(tmp_path):
 
 
 class WithIterator(Plain):
+    noise: Any
+
     def training_step(self, batch, batch_idx):
         return super().training_step((batch[0] + next(self.noise), batch[1]), batch_idx)
 

@@ -181,7 +181,7 @@ def test_a_run_with_it_resumes_bit_for_bit(tmp_path: Path) -> None:
         return weights(model)
 
     whole = run()
-    saved = shutil.copy(tmp_path / "kept" / "step=14.ckpt", tmp_path)
+    saved = Path(shutil.copy(tmp_path / "kept" / "step=14.ckpt", tmp_path))
     shutil.rmtree(tmp_path / "kept")
     check_intact(saved)
     assert torch.equal(run(saved), whole)

@@ -61,7 +61,7 @@ def test_any_scheduler_steps_as_with_autograd(tmp_path: Path, make: Any, config:
     runs = []
     for engine in ("train_step", "autograd"):
         torch.manual_seed(0)
-        module, rates = Scheduled(SIZES, "tanh", engine=engine), Rates()  # type: ignore[arg-type]
+        module, rates = Scheduled(SIZES, "tanh", engine=engine), Rates()
         module.make, module.config = make, config
         fit(tmp_path, module, callbacks=[rates])
         runs.append((weights(module), rates.seen))
@@ -80,7 +80,7 @@ def test_averaged_weights_and_a_step_of_the_users_own(tmp_path: Path) -> None:
     runs = []
     for engine in ("train_step", "autograd"):
         torch.manual_seed(0)
-        module = WarmUp(SIZES, "tanh", engine=engine, lr_schedule="constant")  # type: ignore[arg-type]
+        module = WarmUp(SIZES, "tanh", engine=engine, lr_schedule="constant")
         fit(tmp_path, module, callbacks=[StochasticWeightAveraging(0.05, swa_epoch_start=1, annealing_epochs=1)])
         runs.append(weights(module))
     torch.testing.assert_close(*runs, rtol=1e-12, atol=1e-12)
@@ -93,7 +93,7 @@ class Adam(BackpropModule):
 
 class Penalised(BackpropModule):
     def cost(self, outputs: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
-        return super().cost(outputs, classes) + self.model[0].weight.square().sum()  # type: ignore[operator, union-attr]
+        return super().cost(outputs, classes) + self.model[0].weight.square().sum()
 
 
 class Noisy(BackpropModule):

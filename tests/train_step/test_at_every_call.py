@@ -48,7 +48,7 @@ def layer(step: mg.TrainStep, i: int = 0) -> Any:
 
 
 def reorder(step: mg.TrainStep) -> None:
-    step.model._modules["0"] = step.model._modules.pop("0")  # type: ignore[assignment]
+    step.model._modules["0"] = step.model._modules.pop("0")
 
 
 CHANGES: dict[str, tuple[Callable[[mg.TrainStep], Any], str]] = {
@@ -192,7 +192,7 @@ def test_what_a_step_is_made_for_stays(name: str) -> None:
         setattr(step, name, getattr(made(), name))
 
 
-def by_autograd(step: mg.TrainStep, optimizer: Any, model: nn.Module, max_norm: float | None) -> None:
+def by_autograd(step: mg.TrainStep, optimizer: Any, model: nn.Module, max_norm: Any) -> None:
     optimizer.zero_grad()
     nn.functional.mse_loss(model(X), Y).backward()
     if max_norm is not None:
@@ -280,7 +280,7 @@ def test_an_activation_whose_derivative_uses_autograd(inference: bool) -> None:
 
 
 def test_an_infinite_norm_makes_nan_only_where_autograd_does() -> None:
-    model = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 2, bias=False))
+    model: Any = nn.Sequential(nn.Linear(6, 8), nn.Linear(8, 2, bias=False))
     twin = copy.deepcopy(model)
     step = mg.TrainStep(model, nn.MSELoss(), mg.GradientDescent(model.parameters(), lr=0.1), max_norm=1.0)
     sgd = torch.optim.SGD(twin.parameters(), lr=0.1)
@@ -320,7 +320,7 @@ def test_two_threads_record_at_once_and_each_replays_its_own() -> None:
 
     expected = [run(0, False), run(1, False)]
     found: list[Any] = [None, None]
-    threads = [threading.Thread(target=lambda i=i: found.__setitem__(i, run(i, True))) for i in range(2)]  # type: ignore[misc]
+    threads = [threading.Thread(target=lambda i=i: found.__setitem__(i, run(i, True))) for i in range(2)]
     for thread in threads:
         thread.start()
     for thread in threads:

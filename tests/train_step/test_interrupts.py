@@ -54,7 +54,7 @@ def made(kind: str) -> mg.TrainStep:
     if kind == "live":
         sigma = mg.Activation("cube_to_interrupt", value=lambda z: z**3, derivative=lambda z: 3 * z * z)
     model = mg.MLP([3, 4, 2], sigma).double()
-    options = {"momentum": 0.9, "dampening": 0.5} if kind in ("momentum", "clipped") else {}
+    options: dict[str, Any] = {"momentum": 0.9, "dampening": 0.5} if kind in ("momentum", "clipped") else {}
     optimizer = mg.GradientDescent(model.parameters(), lr=0.1, weight_decay=0.01, **options)
     return mg.TrainStep(model, nn.MSELoss(), optimizer, max_norm=0.05 if kind == "clipped" else None)
 
