@@ -84,7 +84,8 @@ def test_the_input_is_all_of_another_weight(make: Callable[..., torch.optim.Opti
     other = nn.Sequential(nn.Linear(40, 7, dtype=torch.float64), nn.Linear(40, 200, dtype=torch.float64))
     other.load_state_dict(model.state_dict())
     for one in (model, other):
-        below, above = one.children()
+        layers: list[Any] = [*one]
+        below, above = layers
         optimizer = make(mg.keep_factored(one).parameters(), lr=0.01, momentum=0.9)
         for _ in range(3):
             optimizer.zero_grad()
