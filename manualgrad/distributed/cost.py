@@ -10,8 +10,12 @@ Both are turned into seconds and added up. In between lies the number of rows fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
 
 
 class Costs(NamedTuple):
@@ -19,7 +23,7 @@ class Costs(NamedTuple):
 
     bandwidth: float  # bytes a second that a process sends while all of them do
     flops: float  # FLOPs a second of a product of few rows
-    memory: float = 8e9  # bytes a second of reading and writing large tensors; see README for the machine
+    memory: float = 8e9  # bytes a second of reading and writing large tensors: a core of a server, to a factor of two
 
     def favour_factors(self, m: int, n: int, rows: Sequence[int], factor_size: int, weight_size: int) -> bool:
         """Whether a gradient of m n entries of `weight_size` bytes costs more than `rows` (by rank) of its factors do."""
@@ -37,5 +41,38 @@ class Costs(NamedTuple):
         return sent / self.bandwidth + 2 * max(rows) * m * n / self.flops + passed_over / self.memory
 
 
-def measured(device, group, bandwidth):
-    return Costs(bandwidth or 1e9, 50e9)
+_SENT = 2**20  # entries, 4 MiB: long enough that latency does not count
+_ROWS, _SIZE = 64, 1024  # of the product
+_TIMES = 3
+
+
+def measured(device: torch.device, group: dist.ProcessGroup, bandwidth: float | None = None) -> Costs:
+    """The costs, the same in every process: the slowest one's. A bandwidth that is given is not measured."""
+    world = dist.get_world_size(group)
+    sent, delta, a = (torch.ones(size, device=device) for size in ((_SENT,), (_ROWS, _SIZE), (_ROWS, _SIZE)))
+    w = torch.zeros(_SIZE, _SIZE, device=device)
+
+    def all_reduce() -> None:
+        dist.all_reduce(sent, group=group)
+        sent[0].item()  # waits for a GPU
+
+    def product() -> None:
+        w.addmm_(delta.T, a)
+        w[0, 0].item()
+
+    if bandwidth is None:
+        bandwidth = 2 * (world - 1) / world * sent.nbytes / _shortest(all_reduce) if world > 1 else float("inf")
+    speeds = torch.tensor([bandwidth, 2 * _ROWS * _SIZE**2 / _shortest(product)], dtype=torch.float64)
+    speeds = speeds.to(device)
+    dist.all_reduce(speeds, dist.ReduceOp.MIN, group=group)
+    return Costs(*speeds.tolist())
+
+
+def _shortest(run: Callable[[], None]) -> float:
+    run()
+    times = []
+    for _ in range(_TIMES):
+        start = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - start)
+    return min(times)

@@ -7,7 +7,6 @@ of the model has received a gradient in that pass.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -70,8 +69,11 @@ class Exchange:
     def _check(self, model: nn.Module, inputs: Any) -> None:
         wrapper = ddp.running()
         if wrapper is not None:
-            check_wrapper(self, model, wrapper)
+            self._check_wrapper(model, wrapper)
             self._hook_parameters()
+
+    def _check_wrapper(self, model: nn.Module, wrapper: nn.parallel.DistributedDataParallel) -> None:
+        check_wrapper(self, model, wrapper)
 
     @torch.compiler.disable
     def _after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
@@ -147,25 +149,43 @@ class Exchange:
     # Copies of the model have no exchange: their hooks only say so.
 
     def __deepcopy__(self, memo: dict[int, Any]) -> NoExchange:
-        return NoExchange()
+        return NoExchange(self._ignored_before)
 
-    def __reduce__(self) -> tuple[Callable[[], NoExchange], tuple[()]]:
-        return NoExchange, ()
+    def __reduce__(self) -> tuple[type[NoExchange], tuple[set[str]]]:
+        return NoExchange, (self._ignored_before,)
 
 
-class NoExchange:
+class NoExchange(Exchange):
     """What a copy of a model has instead of the exchange."""
 
-    def _check(self, model: nn.Module, inputs: Any) -> None:
-        if ddp.running() is not None and torch.is_grad_enabled():
-            raise RuntimeError(
-                "DistributedDataParallel has been told to leave weights of this model alone, but their gradients are not "
-                "exchanged: it is a copy of a model that was given to exchange_factors. "
-                "Call exchange_factors on the copy too, before DistributedDataParallel."
-            )
+    def __init__(self, ignored_before: set[str]) -> None:
+        self._ignored_before = ignored_before
+
+    def _check_wrapper(self, model: nn.Module, wrapper: nn.parallel.DistributedDataParallel) -> None:
+        raise RuntimeError(
+            "DistributedDataParallel has been told to leave weights of this model alone, but their gradients are not "
+            "exchanged: it is a copy of a model that was given to exchange_factors. "
+            "Call exchange_factors on the copy too, before DistributedDataParallel."
+        )
 
     def _after_forward(self, model: nn.Module, inputs: Any, output: Any) -> None:
-        pass
+        pass  # under DDP, the check has raised
+
+
+def forget_copied_exchange(model: nn.Module) -> None:
+    """Take from a copy what it has from the model that it was copied from."""
+    for hooks in (model._forward_hooks, model._forward_pre_hooks):
+        for key, hook in list(hooks.items()):
+            owner = getattr(hook, "__self__", None)
+            if isinstance(owner, NoExchange):
+                del hooks[key]
+                ddp.set_ignored(model, owner._ignored_before)
+
+
+def exchange_of(model: nn.Module) -> Exchange | None:
+    """The exchange that `exchange_factors` has set up for the model, if it has."""
+    owners = [getattr(hook, "__self__", None) for hook in model._forward_hooks.values()]
+    return next((owner for owner in owners if type(owner) is Exchange), None)
 
 
 def check_wrapper(exchange: Exchange, model: nn.Module, wrapper: nn.parallel.DistributedDataParallel) -> None:

@@ -46,7 +46,7 @@ def gathered(
     """The summands of the mean over the processes, for each weight, on its device: the same bits everywhere."""
     world, rank = dist.get_world_size(group), dist.get_rank(group)
     layouts = [_layout(weights, agreements, r) for r in range(world)]
-    size = max((layout[-1][-1].end for layout in layouts), default=0)
+    size = max(piece.end for layout in layouts for pieces in layout for piece in pieces) if weights else 0
     if size == 0:
         return [[] for _ in weights]
     device = weights[0].device
@@ -60,7 +60,11 @@ def gathered(
     ddp.all_gather(received, sent, group=group)
     buffers = received.chunk(world)
     return [
-        _mean(w, agreement.offers, [[piece.of(b) for piece in layout[i]] for b, layout in zip(buffers, layouts, strict=True)])
+        _mean(
+            w,
+            agreement.offers,
+            [[piece.of(b) for piece in layout[i]] for b, layout in zip(buffers, layouts, strict=True)],
+        )
         for i, (w, agreement) in enumerate(zip(weights, agreements, strict=True))
     ]
 
@@ -78,7 +82,9 @@ def _layout(weights: Sequence[Tensor], agreements: Sequence[Agreement], rank: in
     for w, agreement in zip(weights, agreements, strict=True):
         (m, n), o = w.shape, agreement.offers[rank]
         mixed = o.summands if o.rows_per_sample == 0 else 0
-        layout.append((piece(o.rows, m, agreement.dtype), piece(o.rows, n, agreement.dtype), piece(mixed, 2, torch.int64)))
+        layout.append(
+            (piece(o.rows, m, agreement.dtype), piece(o.rows, n, agreement.dtype), piece(mixed, 2, torch.int64))
+        )
     return layout
 
 

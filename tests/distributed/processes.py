@@ -1,0 +1,44 @@
+"""Run a function in several gloo processes and collect what each returns; nothing is left running, whatever happens."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import multiprocessing
+
+
+def in_processes(world: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[Any]:
+    """What `function(rank, world, *arguments)` returns in each process, by rank. Raises TimeoutError after those seconds."""
+    with tempfile.TemporaryDirectory() as folder:
+        spawned = multiprocessing.spawn(_run, (world, folder, function, arguments), nprocs=world, join=False)
+        deadline = time.monotonic() + seconds
+        try:
+            while not spawned.join(timeout=1):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the processes are still running after {seconds} s: {function.__name__} hangs")
+        finally:
+            for process in spawned.processes:
+                process.kill()
+                process.join()
+        return [torch.load(Path(folder) / str(rank), weights_only=False) for rank in range(world)]
+
+
+def _run(rank: int, world: int, folder: str, function: Callable[..., Any], arguments: tuple) -> None:
+    os.environ["OMP_NUM_THREADS"] = "1"
+    torch.set_num_threads(1)
+    warnings.simplefilter("error")
+    warnings.filterwarnings("ignore", module="torch.distributed")
+    rendezvous = f"file://{folder}/rendezvous"
+    dist.init_process_group("gloo", rendezvous, rank=rank, world_size=world, timeout=timedelta(seconds=120))
+    torch.save(function(rank, world, *arguments), f"{folder}/{rank}")
+    dist.barrier()
+    dist.destroy_process_group()
