@@ -6,7 +6,7 @@ starts them itself; so does `torchrun --nproc-per-node 2 examples/torchrun_facto
 
 Expected output:
 
-    DistributedDataParallel averages 8.03 MiB of gradients a step, exchange_factors sends 0.06 MiB instead
+    DistributedDataParallel averages 8.03 MiB of gradients a step, exchange_factors sends 0.09 MiB instead
     2 processes and one, the same weights: yes
 """
 

@@ -98,17 +98,23 @@ def _fill(delta: Tensor, a: Tensor, factors: Sequence[Factors]) -> None:
 
 def _mean(weight: Tensor, offers: Sequence[Offer], by_rank: list[list[Tensor]]) -> list[Factors]:
     """One pair of factors where all samples are alike, else a pair for each kind of sample."""
-    scale = 1 / len(by_rank)
     there = [(o, parts) for o, parts in zip(offers, by_rank, strict=True) if o.rows]
-    if len({o.rows_per_sample for o, _ in there} - {0}) == 1 and all(o.rows_per_sample for o, _ in there):
-        delta, a = (torch.cat([parts[i] for _, parts in there]).to(weight.device) for i in (0, 1))
-        return [Factors.of(delta, a, scale, there[0][0].rows_per_sample)]
+    samples = {o.rows_per_sample for o, _ in there}
+    if len(samples) == 1 and 0 not in samples:
+        delta, a = (torch.cat([parts[i] for _, parts in there]) for i in (0, 1))
+        return [_shared(weight, delta, a, len(offers), samples.pop())]
     summands = []
-    for o, (delta, a, samples) in there:
-        pairs = samples.tolist() if o.rows_per_sample == 0 else [(o.rows, o.rows_per_sample)]
+    for o, (delta, a, pairs) in there:
         start = 0
-        for count, rows_per_sample in pairs:
+        for count, rows_per_sample in pairs.tolist() if o.rows_per_sample == 0 else [(o.rows, o.rows_per_sample)]:
             rows = slice(start, start := start + count)
-            delta_rows, a_rows = (x[rows].to(weight.device, copy=True) for x in (delta, a))
-            summands.append(Factors.of(delta_rows, a_rows, scale, rows_per_sample))
+            summands.append(_shared(weight, delta[rows].clone(), a[rows].clone(), len(offers), rows_per_sample))
     return summands
+
+
+def _shared(weight: Tensor, delta: Tensor, a: Tensor, world: int, rows_per_sample: int) -> Factors:
+    """The factors over W. Those of a half precision keep 1 / W as their scale: it would round them, or let them vanish."""
+    delta, a = delta.to(weight.device), a.to(weight.device)
+    if delta.element_size() < 4:
+        return Factors.of(delta, a, 1 / world, rows_per_sample)
+    return Factors.of(delta.mul_(1 / world), a, 1.0, rows_per_sample)
