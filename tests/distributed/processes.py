@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import multiprocessing
 
 
-def in_processes(world: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[Any]:
+def in_processes(world: int, function: Callable[..., Any], *arguments: Any, seconds: float = 600) -> list[Any]:
     """What `function(rank, world, *arguments)` returns in each process of a gloo group, by rank.
 
     Raises TimeoutError after those seconds, and what a process raised.
@@ -23,7 +23,7 @@ def in_processes(world: int, function: Callable[..., Any], *arguments: Any, seco
     return spawned(world, _in_group, function, *arguments, seconds=seconds)
 
 
-def spawned(world: int, function: Callable[..., Any], *arguments: Any, seconds: float = 240) -> list[Any]:
+def spawned(world: int, function: Callable[..., Any], *arguments: Any, seconds: float = 600) -> list[Any]:
     """The same without a process group."""
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.spawn(_run, (world, folder, function, arguments), nprocs=world, join=False)
