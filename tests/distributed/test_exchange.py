@@ -40,5 +40,5 @@ def test_factors_are_what_the_optimizer_sees(outcomes: list[dict[str, Any]]) -> 
     seen = {name: set.union(*(o[name]["seen"] for o in outcomes)) for name in CASES}
     assert seen["even"] == seen["uneven rows and none"] == seen["accumulating in no_sync"] == {"factored"}
     assert seen["accumulating without no_sync"] == seen["checkpointing"] == seen["static graph"] == {"factored"}
-    assert seen["uneven rows, all-reduced"] == {"dense"}
+    assert "dense" in seen["uneven rows, all-reduced"]  # not where only one process has rows: factors cost less memory
     assert seen["layers unused in all processes"] == {"factored", "none"}
