@@ -12,6 +12,7 @@ require("torchmetrics", extra="lightning", purpose="manualgrad.lightning")
 from manualgrad.lightning.audit import AutogradAudit, GradientMismatchError  # noqa: E402
 from manualgrad.lightning.checkpoint_io import SafeCheckpointIO  # noqa: E402
 from manualgrad.lightning.data import DigitsDataModule  # noqa: E402
+from manualgrad.lightning.factored_strategy import FactoredDDPStrategy  # noqa: E402
 from manualgrad.lightning.keep_random_states import KeepRandomStates  # noqa: E402
 from manualgrad.lightning.loader import ResumableLoader  # noqa: E402
 from manualgrad.lightning.module import BackpropModule  # noqa: E402
@@ -23,6 +24,7 @@ __all__ = [
     "BackpropModule",
     "BackpropMonitor",
     "DigitsDataModule",
+    "FactoredDDPStrategy",
     "GradientMismatchError",
     "KeepRandomStates",
     "ResumableLoader",
