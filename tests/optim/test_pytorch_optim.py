@@ -1,7 +1,7 @@
 """PyTorch's own cases for SGD, test_optim.py's TestOptimRenewed, on GradientDescent: with dense gradients and with factors.
 
 The methods have that file's names; it is not in PyTorch's wheel, its cases and machinery are. Those about state are in
-test_pytorch_optim_state.py, `test_errors` is in test_gradient_descent.py. Left out are the tests of other optimizers'
+test_pytorch_optim_state.py, `test_errors` is in test_single_parameters.py. Left out are the tests of other optimizers'
 options (amsgrad, betas, LBFGS).
 """
 
