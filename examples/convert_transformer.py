@@ -9,9 +9,10 @@ Expected output:
     blocks.layers.0.self_attn.out_proj  NonDynamicallyQuantizableLinear  left       read, never called (nn.MultiheadAttention)
     blocks.layers.0.linear1             Dense                            converted
     blocks.layers.0.linear2             Dense                            converted
-    head.0                              Dense                            converted  with GELU
+    head.0                              Dense                            converted
+    head.1                              GELU                             converted
     head.2                              Dense                            converted
-    4 of 5 linear layers converted.
+    4 of 5 linear layers and 1 of 1 activations converted.
     step 100: loss 1.757 by autograd, 1.757 by hand
     step 200: loss 1.190 by autograd, 1.190 by hand
 """
@@ -60,7 +61,6 @@ windows = tokens.unfold(0, CONTEXT + 1, 1)  # every stretch of the text, and the
 by_autograd = LanguageModel(len(alphabet))
 by_hand = mg.convert(copy.deepcopy(by_autograd))
 print(mg.conversion_report(by_hand))
-
 optimizers = {
     by_autograd: torch.optim.SGD(by_autograd.parameters(), lr=LEARNING_RATE, momentum=0.9),
     by_hand: mg.GradientDescent(by_hand.parameters(), lr=LEARNING_RATE, momentum=0.9),

@@ -76,7 +76,9 @@ def deep_copied(module: ModuleT, memo: dict[int, Any] | None = None) -> ModuleT:
             copied_module = copy.deepcopy(module, attempt)
         except Exception as error:
             raise CannotCopyError(f"{type(module).__name__} cannot be copied ({in_brief(error)}).") from error
+    kept_alive = attempt.pop(id(attempt), [])  # under an id that another dict may have after this one
     memo |= attempt
+    memo.setdefault(id(memo), []).extend(kept_alive)
     return copied_module
 
 

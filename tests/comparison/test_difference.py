@@ -16,14 +16,15 @@ def test_where_all_is_nan_nothing_is_shown() -> None:
     comparison = mg.compare(mg.MLP([3, 2], "tanh"), nn.MSELoss(), x, Y)
     assert not comparison.ok
     assert [row.ok for row in comparison.rows] == [False, False, True]  # of the input, the other rows are compared
-    *_, weight, bias, _, verdict, nothing, in_part = str(comparison).splitlines()
-    assert weight.split() == ["0.weight", "2x3", *["nan"] * 4, "NO"] and bias.split()[2:] == ["nan"] * 4 + ["NO"]
-    assert verdict.startswith("NOT ok: 0.weight, 0.bias. Largest relative difference ") and "nan" not in verdict
-    assert nothing == (
+    lines, text = str(comparison).splitlines(), " ".join(str(comparison).split())
+    weight, bias = (next(line.split() for line in lines if line.startswith(name)) for name in ("0.weight", "0.bias"))
+    assert weight == ["0.weight", "2x3", *["nan"] * 4, "NO"] and bias[2:] == ["nan"] * 4 + ["NO"]
+    assert "NOT ok: 0.weight, 0.bias. Largest relative difference " in text and "difference nan" not in text
+    assert (
         "Not finite in all three ways: 0.weight, 0.bias. Nothing is shown there: "
-        "look for NaN or infinity in inputs, targets and parameters."
+        "look for NaN or infinity in inputs, targets and parameters." in text
     )
-    assert in_part == (
+    assert text.endswith(
         "Not finite by hand and by autograd in part: input (3 of 15 entries). Only the other entries are compared there."
     )
     assert json.loads(comparison.to_json())["rows"][0]["relative_error"] is None
@@ -42,7 +43,7 @@ def test_an_infinite_entry_leaves_the_others_to_be_compared() -> None:
     x[0, 0] = float("inf")
     comparison = mg.compare(mg.MLP([3, 4, 2], "tanh"), nn.MSELoss(), x, Y)
     assert comparison.ok
-    assert str(comparison).splitlines()[-1] == (
+    assert " ".join(str(comparison).split()).endswith(
         "Not finite by hand and by autograd in part: 0.weight (4 of 12 entries). Only the other entries are compared there."
     )
     assert not mg.compare(mg.MLP([3, 4, 2], wrong_tanh()), nn.MSELoss(), x, Y).ok
@@ -64,7 +65,7 @@ def test_where_all_exceeds_its_dtype_nothing_is_shown_either() -> None:
     comparison = mg.compare(model, lambda a, y: (a.float() * 6e4).sum(), x, y)
     assert [row.ok for row in comparison.rows] == [False, True]
     assert comparison.rows[0].error_by_hand == comparison.rows[0].error_by_autograd == float("inf")
-    assert str(comparison).splitlines()[-1] == (
+    assert " ".join(str(comparison).split()).endswith(
         "Finite in float64 alone: 0.weight. Nothing is shown there: "
         "the numbers exceed their dtype. Scale the loss down, or compare in a wider dtype."
     )

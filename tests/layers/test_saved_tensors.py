@@ -10,6 +10,7 @@ import manualgrad as mg
 
 
 torchviz: Any = pytest.importorskip("torchviz")
+pytestmark = pytest.mark.filterwarnings("ignore:distutils Version classes")  # which torchviz 0.0.3 compares
 
 
 @pytest.mark.parametrize("activation", ["identity", "relu", "gelu"])

@@ -221,9 +221,19 @@ def test_needs_automatic_optimization(tmp_path: Path) -> None:
     with pytest.raises(ValueError) as error:
         fitted(tmp_path, module, callbacks=[BackpropMonitor()])
     assert str(error.value) == (
+        'engine="train_step" expected no callback that needs gradients, got BackpropMonitor. It keeps none. '
+        'Pass engine="autograd", or remove the callback.'
+    )
+
+
+def test_manual_optimization_is_refused(tmp_path: Path) -> None:
+    module = BackpropModule((64, 10))
+    module.automatic_optimization = False
+    with pytest.raises(ValueError) as error:
+        fitted(tmp_path, module, callbacks=[BackpropMonitor()])
+    assert str(error.value).startswith(
         "BackpropMonitor expected a module with automatic optimization, got BackpropModule with "
         "automatic_optimization=False, whose gradients it cannot see. Remove the callback, return the loss from "
-        'training_step, or with BackpropModule pass engine="autograd".'
     )
 
 
