@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from manualgrad.autograd.torch_state import are_transforms_active
 from manualgrad.losses.loss import Loss
 
 
@@ -111,7 +112,7 @@ def _check_indices(outputs: Tensor, targets: Tensor, shape: tuple[int, ...], cla
             "Convert them with targets.long()."
         )
     looks = targets.device.type == "cpu" and not torch.compiler.is_compiling()
-    if looks and targets.numel() and not torch._C._are_functorch_transforms_active():  # vmap has no values to look at
+    if looks and targets.numel() and not are_transforms_active():  # vmap has no values to look at
         wrong = targets[((targets < 0) | (targets >= classes)) & (targets != ignored)]
         if wrong.numel():
             raise ValueError(
