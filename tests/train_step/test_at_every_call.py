@@ -304,25 +304,28 @@ def test_two_threads_record_at_once_and_each_replays_its_own() -> None:
     barrier = threading.Barrier(2)
     factors = (1.0, -2.0)
 
-    def run(i: int, meet: bool) -> dict[str, Tensor]:
+    def step_of(i: int, meet: bool) -> mg.TrainStep:
         def value(z: Tensor) -> Tensor:
             if meet:
                 barrier.wait(timeout=60)
             return factors[i] * z * z
 
         sigma = mg.Activation(f"square_{i}", value=value, derivative=lambda z: 2 * factors[i] * z)
-        torch.manual_seed(i)
+        torch.manual_seed(i)  # of all threads: hence the models are made before these
         model = mg.MLP([3, 4, 4, 2], sigma).double()
-        step = mg.TrainStep(model, nn.MSELoss(), mg.GradientDescent(model.parameters(), lr=0.01, momentum=0.9))
+        return mg.TrainStep(model, nn.MSELoss(), mg.GradientDescent(model.parameters(), lr=0.01, momentum=0.9))
+
+    def run(step: mg.TrainStep) -> None:
         for _ in range(5):
             step(X, Y)
-        return model.state_dict()
 
-    expected = [run(0, False), run(1, False)]
-    found: list[Any] = [None, None]
-    threads = [threading.Thread(target=lambda i=i: found.__setitem__(i, run(i, True))) for i in range(2)]
+    alone, together = ([step_of(i, meet) for i in range(2)] for meet in (False, True))
+    for step in alone:
+        run(step)
+    threads = [threading.Thread(target=run, args=(step,)) for step in together]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    expected, found = ([step.model.state_dict() for step in steps] for steps in (alone, together))
     torch.testing.assert_close(found, expected, rtol=0, atol=0)

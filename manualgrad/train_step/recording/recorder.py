@@ -116,10 +116,8 @@ class Recording(TorchDispatchMode):
         self, operation: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if (
-            types
-        ):  # a subclass, say a FactoredGradient: its rules call kernels on plain tensors, and those are what to record
-            return NotImplemented
+        if any(kind is not Tensor for kind in types):
+            return NotImplemented  # of a FactoredGradient, say: its rules call kernels on plain tensors, which are recorded
         if operation is aten._local_scalar_dense.default and not self._is_live:
             raise RuntimeError(
                 "A recording expected code that leaves values on the device, got one that reads a tensor as a Python number. "
