@@ -52,10 +52,10 @@ def main() -> None:
     together = exchange_factors(net(), bandwidth=SLOW_LINK)
     train(DistributedDataParallel(together), own)
     if rank == 0:
-        weights = [layer.weight for layer in together if layer.weight.grad is not None]
-        factored = [w for w in weights if isinstance(w.grad, mg.FactoredGradient) and not w.grad.is_dense]
+        gradients = [p.grad for p in together.parameters()]
+        factored = [g for g in gradients if isinstance(g, mg.FactoredGradient) and not g.is_dense]
         dense = sum(p.nbytes for p in together.parameters()) / 2**20
-        sent = sum((w.grad.delta.nbytes + w.grad.a.nbytes) / PROCESSES for w in factored) / 2**20
+        sent = sum((g.delta.nbytes + g.a.nbytes) / PROCESSES for g in factored) / 2**20
         print(
             f"DistributedDataParallel averages {dense:.2f} MiB of gradients a step, exchange_factors sends {sent:.2f} MiB instead"
         )

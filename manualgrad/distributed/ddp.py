@@ -69,9 +69,9 @@ def backward_pass() -> int:
     return torch._C._current_graph_task_id()
 
 
-def check_same_everywhere(group: dist.ProcessGroup, parameters: list[Tensor]) -> None:
+def check_same_everywhere(group: dist.ProcessGroup, parameters: list[nn.Parameter]) -> None:
     """Raises RuntimeError, as DDP does, where the processes have different numbers of parameters, or other shapes."""
-    dist._verify_params_across_processes(group, parameters, None)
+    dist._verify_params_across_processes(group, parameters, None)  # type: ignore[arg-type]
 
 
 def twin_of(group: dist.ProcessGroup, device: torch.device) -> dist.ProcessGroup:
