@@ -127,5 +127,7 @@ REFUSED: dict[str, Callable[[Any], Any]] = {  # these ask nobody, or refuse subc
 
 @pytest.mark.parametrize("reach", REFUSED.values(), ids=REFUSED)
 def test_who_cannot_be_given_memory_is_refused(reach: Callable[[Any], Any]) -> None:
-    with pytest.raises((RuntimeError, mg.FactorsLostWarning)):  # torch 2.6 asks for some of it: then it becomes dense
+    # torch 2.6 asks for some of it: then it becomes dense, with a warning
+    asks = torch.__version__ < "2.7"
+    with pytest.raises((RuntimeError, mg.FactorsLostWarning) if asks else RuntimeError):
         reach(gradient())
