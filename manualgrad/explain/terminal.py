@@ -12,7 +12,12 @@ from torch import Tensor
 
 from manualgrad.activation.activation import activation_named
 from manualgrad.activation.idle_units import is_rectifying
-from manualgrad.explain.equations_that_hold import (
+from manualgrad.explain.loss_formulas import are_class_indices, formula_of, per_example, targets_as_rows
+from manualgrad.explain.number_format import displayed
+from manualgrad.explain.printable import printable
+from manualgrad.explain.text_blocks import beside, blocks, classes, idle, is_small, pictures, summary
+from manualgrad.explain.traced_step import TracedLayer, TracedStep
+from manualgrad.explain.which_equations_hold import (
     calls_of,
     error_comes_from,
     input_is_output_of,
@@ -20,11 +25,6 @@ from manualgrad.explain.equations_that_hold import (
     total_gradients,
     update_is_plain,
 )
-from manualgrad.explain.loss_formulas import are_class_indices, formula_of, per_example, targets_as_rows
-from manualgrad.explain.number_format import displayed
-from manualgrad.explain.printable import printable
-from manualgrad.explain.text_blocks import beside, blocks, classes, idle, is_small, pictures, summary
-from manualgrad.explain.traced_step import TracedLayer, TracedStep
 
 
 INDENT = " " * 4

@@ -7,7 +7,7 @@ from os import PathLike
 from typing import Any
 
 from manualgrad.explain.page.notebook import in_cell
-from manualgrad.explain.page.write_page import write_page_of
+from manualgrad.explain.page.write_page import write_page
 from manualgrad.explain.plots import plot
 from manualgrad.explain.terminal import coloured, plain
 from manualgrad.explain.traced_step import TracedStep
@@ -46,4 +46,4 @@ class Trace(TracedStep):
             ValueError: the batch is empty.
             FileNotFoundError: there is no folder for `path`.
         """
-        write_page_of(self, path, title=title, caller="Trace.to_html()")
+        write_page([self], path, title=title, caller="Trace.to_html()")

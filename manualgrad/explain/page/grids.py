@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from manualgrad.explain.number_format import brief, displayed, intensity, typeset
 from manualgrad.explain.page.mathml import Math, row
 from manualgrad.explain.page.quantities import Quantities
+from manualgrad.explain.page.symbols import of_term
 from manualgrad.explain.page.terms import Key, Term
 from manualgrad.explain.page.thinning import Axis, how_shown
 
@@ -44,8 +45,11 @@ class Grid:
     shape: str
     scale: str
     note: str | None
-    label: str
     when: str = ""  # "before" or "after" the step
+
+    @property
+    def label(self) -> str:
+        return f"{self.shape}, colours from −{self.scale} to {self.scale}"
 
     @property
     def has_text(self) -> bool:
@@ -59,24 +63,23 @@ class Grid:
 
 def cell(q: Quantities, key: Key) -> Cell:
     """The entry `key`, of the first training step and the first example."""
-    quantity, (i, j) = q[key.term], key.at_first
-    text = quantity.numbers[0][i][j]
-    return Cell(key, typeset(text), brief(text), intensity(float(text), quantity.scale))
+    text = q.text(key)
+    return Cell(key, typeset(text), brief(text), intensity(float(text), q[key.term].scale))
 
 
-def matrix(q: Quantities, term: Term, symbol: Math, *, transposed: bool = False) -> Grid:
+def matrix(q: Quantities, term: Term, symbol: Math | None = None, *, is_transposed: bool = False) -> Grid:
     """A weight or its gradient, (m, n), or the transpose."""
-    return _grid(q, "matrix", term, symbol, q[term].rows, q[term].columns, transposed)
+    return _grid(q, "matrix", term, symbol, q[term].rows, is_transposed)
 
 
-def column(q: Quantities, term: Term, symbol: Math) -> Grid:
+def column(q: Quantities, term: Term) -> Grid:
     """The chosen example's column, or a bias."""
-    return _grid(q, "column", term, symbol, Axis(1), q[term].columns, True)
+    return _grid(q, "column", term, None, Axis(1), True)
 
 
-def batch(q: Quantities, term: Term, symbol: Math, *, transposed: bool = False) -> Grid:
+def batch(q: Quantities, term: Term, symbol: Math | None = None, *, is_transposed: bool = False) -> Grid:
     """All shown examples: a row for each, or a column if transposed."""
-    return _grid(q, "batch", term, symbol, Axis(q.examples), q[term].columns, transposed)
+    return _grid(q, "batch", term, symbol, Axis(q.examples), is_transposed)
 
 
 def picture(q: Quantities, shape: tuple[int, int]) -> Grid | None:
@@ -85,22 +88,29 @@ def picture(q: Quantities, shape: tuple[int, int]) -> Grid | None:
     height, width = shape
     if pixels not in q or not q[pixels].columns.is_whole or q[pixels].columns.size != height * width:
         return None
-    of_all = _grid(q, "picture", pixels, row("pixels"), Axis(height), Axis(width, most=width), False)
     keys = [[Key(pixels, "*", i * width + j) for j in range(width)] for i in range(height)]
-    return replace(of_all, cells=[[cell(q, key) for key in line] for line in keys] if q.is_small else None)
+    cells = [[cell(q, key) for key in line] for line in keys] if q.is_small else None
+    grid = _grid(q, "picture", pixels, row("pixels"), Axis(height), False, Axis(width, most=width))
+    return replace(grid, cells=cells)
 
 
-def _grid(q: Quantities, kind: str, term: Term, symbol: Math, rows: Axis, columns: Axis, is_transposed: bool) -> Grid:
-    first = "*" if kind == "column" and not term.is_bias else None
-    cells = None
+def _grid(
+    q: Quantities,
+    kind: str,
+    term: Term,
+    symbol: Math | None,
+    rows: Axis,
+    is_transposed: bool,
+    columns: Axis | None = None,
+) -> Grid:
+    columns, cells = columns or q[term].columns, None
     if q.is_small and kind != "picture":
-        keys = [[Key(term, i if first is None else first, j) for j in range(columns.count)] for i in range(rows.count)]
-        lines = zip(*keys, strict=True) if is_transposed else keys
-        cells = [[cell(q, key) for key in line] for line in lines]
+        of_example = kind == "column" and not term.is_bias
+        keys = [[Key(term, "*" if of_example else i, j) for j in range(columns.count)] for i in range(rows.count)]
+        cells = [[cell(q, key) for key in line] for line in (zip(*keys, strict=True) if is_transposed else keys)]
     if is_transposed:
         rows, columns = columns, rows
-    shape = f"{rows.size} × {columns.size}"
-    scale = typeset(displayed(q[term].scale))
-    label = f"{shape}, colours from −{scale} to {scale}"
+    shape, scale = f"{rows.size} × {columns.size}", typeset(displayed(q[term].scale))
+    symbol = symbol or of_term(term, in_line=True)
     note = how_shown(rows, columns)
-    return Grid(term, kind, is_transposed, symbol, rows.count, columns.count, cells, shape, scale, note, label)
+    return Grid(term, kind, is_transposed, symbol, rows.count, columns.count, cells, shape, scale, note)

@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from manualgrad.explain import equations_that_hold as checks
+from manualgrad.explain import which_equations_hold as checks
 from manualgrad.explain.loss_formulas import per_example, targets_as_rows
 from manualgrad.explain.number_format import displayed
-from manualgrad.explain.page.terms import COST, ETA, PREDICTION, TARGETS, Term
+from manualgrad.explain.page.terms import COST, ETA, PREDICTION, TARGETS, Key, Term
 from manualgrad.explain.page.thinning import Axis, drawn_axis, whole_axis
 from manualgrad.explain.traced_step import TracedStep, as_rows
 
@@ -43,7 +43,6 @@ class Quantities(dict[Term, Quantity]):
     def __init__(self, traces: Sequence[TracedStep], prediction: Callable[[Tensor], Tensor] | None = None) -> None:
         """`prediction`: the p that the output gradient compares with y, where that is not the outputs themselves."""
         super().__init__()
-        self.prediction = prediction
         depth = len(traces[0].layers)
         self.chained = [
             upper > 0 and all(checks.input_is_output_of(t.layers[upper], t.layers[upper - 1]) for t in traces)
@@ -53,9 +52,12 @@ class Quantities(dict[Term, Quantity]):
             lower + 1 < depth and all(checks.error_comes_from(t.layers[lower], t.layers[lower + 1]) for t in traces)
             for lower in range(depth)
         ]
+        self.update_is_plain = [
+            all(checks.update_is_plain(trace.layers[i], trace) for trace in traces) for i in range(depth)
+        ]
         self.inputs_chained = all(checks.inputs_are_those_of(trace) for trace in traces)
         self.outputs_chained = all(checks.outputs_are_those_of(trace) for trace in traces)
-        batches = [dict(_batches(trace, self)) for trace in traces]
+        batches = [dict(_batches(trace, self, prediction)) for trace in traces]
         parameters = [dict(_parameters(trace)) for trace in traces]
         examples = min(x.size(0) for batch in batches for x in batch.values())
         self.examples = min(LARGEST_BATCH, examples)
@@ -66,17 +68,22 @@ class Quantities(dict[Term, Quantity]):
         self.is_small = count <= FEW_NUMBERS
         kept = examples if self.is_whole else self.examples
         for term in batches[0]:
-            self._add(term, [batch[term][:kept] for batch in batches], rows=(whole_axis(kept), whole_axis(kept)))
+            self._add(term, [batch[term][:kept] for batch in batches], whole_axis(kept), whole_axis(kept))
         for term in parameters[0]:
             size = parameters[0][term].size(0)
-            self._add(term, [of_step[term] for of_step in parameters], rows=(self._axis(size), drawn_axis(size)))
+            self._add(term, [of_step[term] for of_step in parameters], self._axis(size), drawn_axis(size))
         for term, numbers in _single_numbers(traces).items():
-            self[term] = _quantity(
-                term, (Axis(1), Axis(1)), [torch.tensor([[x]], dtype=torch.float64) for x in numbers]
-            )
+            self[term] = _quantity(term, Axis(1), Axis(1), [*torch.tensor(numbers, dtype=torch.float64).view(-1, 1, 1)])
         for before, after in (("w", "W"), ("b", "B")):
-            for term in [term for term in self if term.letter == before]:
-                self._share_scale(term, term._replace(letter=after))
+            for term in [term for term in self if term.letter == before]:  # coloured alike before and after the step
+                pair = [term, term._replace(letter=after)]
+                scale = max(self[each].scale for each in pair)
+                self.update({each: replace(self[each], scale=scale) for each in pair})
+
+    def text(self, key: Key) -> str:
+        """The entry `key`, of the first training step, the first example and the first neurons."""
+        row, column = (place if isinstance(place, int) else 0 for place in key[1:])
+        return self[key.term].numbers[0][row][column]
 
     def largest_batch(self, layer: int) -> int:
         """Most examples in a batch: the last one of a run may be smaller."""
@@ -100,41 +107,36 @@ class Quantities(dict[Term, Quantity]):
     def _axis(self, size: int) -> Axis:
         return whole_axis(size) if self.is_whole else Axis(size)
 
-    def _add(self, term: Term, tensors: list[Tensor], *, rows: tuple[Axis, Axis]) -> None:
-        columns = (self._axis(tensors[0].size(1)), drawn_axis(tensors[0].size(1)))
-        self[term] = _quantity(term, (rows[0], columns[0]), tensors)
-        if rows[1].picked is not None or columns[1].picked is not None:
-            self[term._replace(in_drawing=True)] = _quantity(term, (rows[1], columns[1]), tensors)
-
-    def _share_scale(self, *terms: Term) -> None:
-        """Weights before and after the step are coloured alike."""
-        scale = max(self[term].scale for term in terms)
-        for term in terms:
-            self[term] = replace(self[term], scale=scale)
+    def _add(self, term: Term, tensors: list[Tensor], rows: Axis, drawn_rows: Axis) -> None:
+        size = tensors[0].size(1)
+        self[term] = _quantity(term, rows, self._axis(size), tensors)
+        drawn_columns = drawn_axis(size)
+        if drawn_rows.picked is not None or drawn_columns.picked is not None:
+            self[term._replace(in_drawing=True)] = _quantity(term, drawn_rows, drawn_columns, tensors)
 
 
-def _quantity(term: Term, axes: tuple[Axis, Axis], tensors: list[Tensor]) -> Quantity:
-    shown = [axes[1].shown(axes[0].shown(x.double(), 0), 1).tolist() for x in tensors]
+def _quantity(term: Term, rows: Axis, columns: Axis, tensors: Sequence[Tensor]) -> Quantity:
+    shown = [columns.shown(rows.shown(x.double(), 0), 1).tolist() for x in tensors]
     finite = (abs(x) for matrix in shown for row in matrix for x in row if math.isfinite(x))
     numbers = [[[displayed(x) for x in row] for row in matrix] for matrix in shown]
-    return Quantity(term, *axes, numbers, max(finite, default=0.0))
+    return Quantity(term, rows, columns, numbers, max(finite, default=0.0))
 
 
-def _batches(trace: TracedStep, names: Quantities) -> Iterator[tuple[Term, Tensor]]:
+def _batches(
+    trace: TracedStep, names: Quantities, prediction: Callable[[Tensor], Tensor] | None
+) -> Iterator[tuple[Term, Tensor]]:
     """What every example has of its own: (r, n)."""
     for number, layer in enumerate(trace.layers, start=1):
         below = names.input_term(number)
         if number == 1 or below.letter == "x":
             yield below, as_rows(layer.inputs)
-        for letter, x in zip(
-            "zasgd", (layer.z, layer.a, layer.derivative, layer.cost_gradient, layer.delta), strict=True
-        ):
-            yield Term(letter, number), as_rows(x)
+        of_layer = (layer.z, layer.a, layer.derivative, layer.cost_gradient, layer.delta)
+        yield from ((Term(letter, number), as_rows(x)) for letter, x in zip("zasgd", of_layer, strict=True))
     if not names.outputs_chained:
         yield Term("o"), per_example(trace.outputs, trace)
         yield Term("og"), per_example(trace.output_gradient, trace)
-    if names.prediction:
-        yield PREDICTION, names.prediction(per_example(trace.outputs, trace).double())
+    if prediction:
+        yield PREDICTION, prediction(per_example(trace.outputs, trace).double())
     yield TARGETS, targets_as_rows(trace)
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from manualgrad.explain import equations_that_hold as checks
 from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.page.loss_curve import LossCurve
-from manualgrad.explain.page.quantities import Quantities, Quantity
+from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.terms import PREDICTION, Term
 from manualgrad.explain.printable import printable
 from manualgrad.explain.traced_step import TracedStep
@@ -23,10 +22,14 @@ def page_data(traces: Sequence[TracedStep], q: Quantities, formula: Formula | No
     return {
         "numbers": {str(term): [[" ".join(row) for row in rows] for rows in x.numbers] for term, x in q.items()},
         "scales": {str(term): quantity.scale for term, quantity in q.items()},
-        "labels": {str(term): labels for term, x in q.items() if any(labels := _labels(x))},
+        "labels": {
+            str(term): [None if axis.is_whole else axis.labels for axis in (x.rows, x.columns)]
+            for term, x in q.items()
+            if not (x.rows.is_whole and x.columns.is_whole)
+        },
         "sizes": {str(term): [x.rows.size, x.columns.size] for term, x in q.items()},
         "axes": {str(term): [name and str(name) for name in _axes(q, term)] for term in q},
-        "layers": [_layer(traces, q, number) for number in range(1, len(q.chained) + 1)],
+        "layers": [_layer(traces[0], q, number) for number in range(1, len(q.chained) + 1)],
         "loss": _loss(q, formula),
         "isWhole": q.is_whole,
         "points": curve.points,
@@ -35,19 +38,15 @@ def page_data(traces: Sequence[TracedStep], q: Quantities, formula: Formula | No
     }
 
 
-def _labels(quantity: Quantity) -> list[list[str] | None]:
-    return [None if axis.is_whole else axis.labels for axis in (quantity.rows, quantity.columns)]
-
-
-def _layer(traces: Sequence[TracedStep], q: Quantities, number: int) -> dict[str, Any]:
+def _layer(trace: TracedStep, q: Quantities, number: int) -> dict[str, Any]:
     """Which of the equations hold for a layer."""
-    layers = [trace.layers[number - 1] for trace in traces]
+    layer = trace.layers[number - 1]
     return {
         "below": str(q.input_term(number)),
-        "sigma": printable(layers[0].activation),
+        "sigma": printable(layer.activation),
         "isBackpropagated": q.is_backpropagated[number - 1],
-        "isPlain": all(checks.update_is_plain(layer, trace) for layer, trace in zip(layers, traces, strict=True)),
-        "calls": [i for i, other in enumerate(traces[0].layers, 1) if other.name == layers[0].name],
+        "isPlain": q.update_is_plain[number - 1],
+        "calls": [i for i, other in enumerate(trace.layers, 1) if other.name == layer.name],
     }
 
 

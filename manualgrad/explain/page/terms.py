@@ -49,17 +49,8 @@ class Key(NamedTuple):
     def __str__(self) -> str:
         return f"{self.term}:{self.row}:{self.column}"
 
-    @property
-    def at_first(self) -> tuple[int, int]:
-        """Row and column, with the first example and the first neurons chosen."""
-        return (_first(self.row), _first(self.column))
-
 
 COST = Term("C")
 ETA = Term("eta")
 TARGETS = Term("y")
 PREDICTION = Term("p")
-
-
-def _first(place: int | str) -> int:
-    return place if isinstance(place, int) else 0

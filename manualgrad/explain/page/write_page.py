@@ -16,19 +16,17 @@ from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from manualgrad.explain.loss_formulas import formula_of
 from manualgrad.explain.page.loss_curve import loss_curve
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.script_data import page_data
-from manualgrad.explain.page.steps.all_steps import steps_of
+from manualgrad.explain.page.sections.all_sections import sections_of
 from manualgrad.explain.traced_step import TracedStep, as_rows
 from manualgrad.extras import require
 
 
 MOST_SIZES = 12  # of layers named in the summary
-MOST_PRINTED = 30  # steps; of more the open one is printed
+MOST_PRINTED = 30  # sections; of more the open one is printed
 
 
 def write_page(
@@ -39,6 +37,7 @@ def write_page(
     steps: Sequence[int] | None = None,
     about: str | None = None,
     image_shape: tuple[int, int] | None = None,
+    caller: str = "write_page",
 ) -> None:
     """Write the page to `path`. Several traces are training steps of one model, and get a slider.
 
@@ -47,6 +46,7 @@ def write_page(
         about: a sentence on the data.
         image_shape: (height, width), if each example is an image: it is shown beside the numbers. Inputs of shape
             (r, height, width) or (r, 1, height, width) are taken for images as they are.
+        caller: whose name stands in what is refused.
 
     Raises:
         MissingExtraError: Jinja2 is not installed.
@@ -54,14 +54,14 @@ def write_page(
         TypeError: complex numbers, which the page cannot draw.
         FileNotFoundError: there is no folder for `path`.
     """
-    _check_folder(Path(path), "write_page")
-    _write(page_of(traces, title=title, steps=steps, about=about, image_shape=image_shape), path)
-
-
-def write_page_of(trace: TracedStep, path: str | os.PathLike[str], *, title: str | None, caller: str) -> None:
-    """Write the page of one trace, with the caller's name in what is refused."""
-    _check_folder(Path(path), caller)
-    _write(page_of([trace], title=title, caller=caller), path)
+    path = Path(path)
+    if not path.parent.is_dir():
+        raise FileNotFoundError(
+            f"{caller} expected `path` in a folder that exists, got {str(path)!r}, and there is no folder {str(path.parent)!r}. "
+            "Make the folder first, or name another file."
+        )
+    page = page_of(traces, title=title, steps=steps, about=about, image_shape=image_shape, caller=caller)
+    path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
 def page_of(
@@ -73,30 +73,28 @@ def page_of(
     image_shape: tuple[int, int] | None = None,
     caller: str = "write_page",
 ) -> str:
-    """The page as text. Raises as `write_page`, with the name of the caller."""
+    """The page as text. Raises as `write_page`."""
     require("jinja2", extra="demo", purpose="The page")
     steps = range(1, len(traces) + 1) if steps is None else steps
     _check(traces, steps, caller)
     formula = formula_of(traces)
     q = Quantities(traces, formula.prediction if formula and formula.function else None)
     curve = loss_curve([trace.loss.double().item() for trace in traces], steps)
-    image_shape = image_shape or _image_shape(traces[0].inputs)
-    explained = steps_of(traces, q, formula, image_shape)
+    inputs = traces[0].inputs
+    if image_shape is None and (inputs.dim() == 3 or inputs.dim() == 4 and inputs.size(1) == 1):
+        image_shape = inputs.size(-2), inputs.size(-1)
+    sections = sections_of(traces, q, formula, image_shape)
     return _render(
         title=title or ("One training step, explained" if len(traces) == 1 else "A training run, explained"),
         summary=" ".join(filter(None, (_summary(traces), about))),
-        steps=explained,
-        phases=[list(phase) for _, phase in groupby(explained, key=lambda step: step.phase)],
-        prints_all=q.is_small and len(explained) <= MOST_PRINTED,
+        sections=sections,
+        phases=[list(phase) for _, phase in groupby(sections, key=lambda section: section.phase)],
+        prints_all=q.is_small and len(sections) <= MOST_PRINTED,
         count=len(traces),
         curve=curve,
         q=q,
         data=page_data(traces, q, formula, curve),
     )
-
-
-def _write(page: str, path: str | os.PathLike[str]) -> None:
-    Path(path).write_text(page, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
 def _render(**content: Any) -> str:
@@ -133,20 +131,6 @@ def _summary(traces: Sequence[TracedStep]) -> str:
     examples = "1 example" if count == "1" else f"a batch of {count} examples"
     steps = "" if len(traces) == 1 else f"{len(traces)} training steps. "
     return f"{steps}Layers {sizes}, {examples}, {traces[0].loss_name}, {traces[0].optimizer}."
-
-
-def _image_shape(inputs: Tensor) -> tuple[int, int] | None:
-    if inputs.dim() == 3 or (inputs.dim() == 4 and inputs.size(1) == 1):
-        return inputs.size(-2), inputs.size(-1)
-    return None
-
-
-def _check_folder(path: Path, caller: str) -> None:
-    if not path.parent.is_dir():
-        raise FileNotFoundError(
-            f"{caller} expected `path` in a folder that exists, got {str(path)!r}, and there is no folder {str(path.parent)!r}. "
-            "Make the folder first, or name another file."
-        )
 
 
 def _check(traces: Sequence[TracedStep], steps: Sequence[int], caller: str) -> None:

@@ -1,0 +1,1 @@
+"""What the page says of each part of a training step: a section for each."""
