@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,15 +18,9 @@ if TYPE_CHECKING:
     from manualgrad.lightning.module import BackpropModule
 
 PARTS = {  # of what type each part must be, where it is there
-    "state_dict": dict,
-    "hyper_parameters": dict,
-    "manualgrad.options": dict,
-    "optimizer_states": list,
-    "lr_schedulers": list,
-    "loops": dict,
-    "callbacks": dict,
-    "epoch": int,
-    "global_step": int,
+    **dict.fromkeys(("state_dict", "hyper_parameters", "manualgrad.options", "loops", "callbacks"), dict),
+    **dict.fromkeys(("optimizer_states", "lr_schedulers"), list),
+    **dict.fromkeys(("epoch", "global_step"), int),
 }
 
 
@@ -43,39 +38,37 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
             "Pass one that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
         )
     check_intact(path)
+    checkpoint, fault = None, "which is not one"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # what the unpickler raises on arbitrary bytes is not bounded
         _, reader, reason = str(error).partition("WeightsUnpickler error: ")
         if reader and zipfile.is_zipfile(path):
-            raise _no_checkpoint(
-                name, f"which cannot be read: {printable(reason.strip().splitlines()[0], 300)}"
-            ) from None
-        checkpoint = None
-    if not (isinstance(checkpoint, dict) and "pytorch-lightning_version" in checkpoint):
-        raise _no_checkpoint(name, "which is not one")
-    for part, kind in PARTS.items():
-        if not isinstance(checkpoint.get(part, kind()), kind):
-            raise _no_checkpoint(
-                name, f"in which {part!r} is of type {type(checkpoint[part]).__name__}, not {kind.__name__}"
-            )
-    if not all(isinstance(key, str) for key in checkpoint.get("state_dict", {0: None})):
-        raise _no_checkpoint(name, "in which 'state_dict' does not hold the weights by name")
-    options = checkpoint.get("hyper_parameters", {})
-    if not all(isinstance(key, str) for key in options) or not isinstance(options.get("_class_path", ""), str):
-        raise _no_checkpoint(name, "in which 'hyper_parameters' are not values by name")
-    for key in ("model", "data"):
-        kept = checkpoint.get("manualgrad.options", {}).get(key, {"class_path": ""})
-        if not (isinstance(kept, dict) and isinstance(kept.get("class_path"), str)):
-            raise _no_checkpoint(name, f"in which the options of the {key} name no class")
+            fault = f"which cannot be read: {printable(reason.strip().splitlines()[0], 300)}"
+    if isinstance(checkpoint, dict) and "pytorch-lightning_version" in checkpoint:
+        fault = next(_faults(checkpoint), "")
+    if fault:
+        raise ValueError(
+            f"Expected a checkpoint that Lightning wrote, got {name!r}, {fault}. "
+            "Pass a file that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
+        )
+    assert isinstance(checkpoint, dict)
     return checkpoint
 
 
-def _no_checkpoint(name: str, reason: str) -> ValueError:
-    return ValueError(
-        f"Expected a checkpoint that Lightning wrote, got {name!r}, {reason}. "
-        "Pass a file that `manualgrad fit` has written, for example lightning_logs/version_0/checkpoints/last.ckpt."
-    )
+def _faults(checkpoint: dict[Any, Any]) -> Iterator[str]:
+    for part, kind in PARTS.items():
+        if not isinstance(checkpoint.get(part, kind()), kind):
+            yield f"in which {part!r} is of type {type(checkpoint[part]).__name__}, not {kind.__name__}"
+    if not all(isinstance(key, str) for key in checkpoint.get("state_dict", {0: None})):
+        yield "in which 'state_dict' does not hold the weights by name"
+    options = checkpoint.get("hyper_parameters", {})
+    if not all(isinstance(key, str) for key in options) or not isinstance(options.get("_class_path", ""), str):
+        yield "in which 'hyper_parameters' are not values by name"
+    for key in ("model", "data"):
+        kept = checkpoint.get("manualgrad.options", {}).get(key, {"class_path": ""})
+        if not (isinstance(kept, dict) and isinstance(kept.get("class_path"), str)):
+            yield f"in which the options of the {key} name no class"
 
 
 def load_backprop_module(path: str | Path) -> BackpropModule:

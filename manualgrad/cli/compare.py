@@ -24,12 +24,10 @@ CLASSES = ("model", "data")
 def compare(arguments: Sequence[str]) -> int:
     """Print the comparison for the first training batch. Returns 0 if every row is ok, else 1."""
     prepare()
-    parser = ArgumentParser(
-        prog="manualgrad compare", description="Set gradients by hand beside autograd's.", exit_on_error=False
-    )
-    parser.add_argument(
-        "--config", action="config", help="A YAML file with these options, or with those of a training."
-    )
+    about = "Set gradients by hand beside autograd's."
+    parser = ArgumentParser(prog="manualgrad compare", description=about, exit_on_error=False)
+    of_config = "A YAML file with these options, or with those of a training."
+    parser.add_argument("--config", action="config", help=of_config)
     parser.add_argument("--checkpoint", type=str | None, help="Compare the model in it; else a fresh one.")
     parser.add_argument("--seed", type=int, default=0, help="Of a fresh model's weights.")
     parser.add_argument("--json", type=str | None, help="Also write the comparison to this file.")

@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any
@@ -46,26 +47,6 @@ PACKAGE, LIGHTNING = Path(manualgrad.__file__).parent, Path(lightning.__file__).
 DEFAULTS = {"trainer.max_epochs": 20, "trainer.log_every_n_steps": 1}
 
 
-def fit(arguments: Sequence[str]) -> None:
-    """`manualgrad fit`: train, test, and compare with autograd."""
-    _run("fit", arguments)
-
-
-def validate(arguments: Sequence[str]) -> None:
-    """`manualgrad validate`: loss and accuracy on the validation data."""
-    _run("validate", arguments)
-
-
-def test(arguments: Sequence[str]) -> None:
-    """`manualgrad test`: loss and accuracy on the test data."""
-    _run("test", arguments)
-
-
-def predict(arguments: Sequence[str]) -> None:
-    """`manualgrad predict`: write predictions to a file."""
-    _run("predict", arguments)
-
-
 def _run(subcommand: str, arguments: Sequence[str]) -> None:
     prepare()
     with user_errors():
@@ -75,6 +56,9 @@ def _run(subcommand: str, arguments: Sequence[str]) -> None:
             parser_kwargs={"prog": "manualgrad", "exit_on_error": False},
             save_config_kwargs={"overwrite": True},  # a run without a logger has no directory of its own
         )
+
+
+fit, validate, test, predict = (partial(_run, subcommand) for subcommand in ("fit", "validate", "test", "predict"))
 
 
 def prepare() -> None:
@@ -115,7 +99,8 @@ class CommandLine(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer
-        callbacks = [*_listed(options.callbacks), KeepRandomStates(), KeepOptions(self.options)]
+        given = [] if options.callbacks is None else options.callbacks
+        callbacks = [*(given if isinstance(given, list) else [given]), KeepRandomStates(), KeepOptions(self.options)]
         saves = options.enable_checkpointing is not False and not options.barebones
         if saves and not any(isinstance(c, Checkpoint) for c in callbacks):
             callbacks = [*callbacks, ModelCheckpoint(filename="last", enable_version_counter=False)]  # one, the newest
@@ -133,9 +118,9 @@ class CommandLine(LightningCLI):
         except SystemExit as stop:  # how Lightning ends after Ctrl-C
             if not isinstance(stop.__context__, KeyboardInterrupt):
                 raise
-            if path := self._checkpoint_path():
-                raise SystemExit(f"Interrupted. Go on with the same options and --ckpt_path {path}") from None
-            raise SystemExit("Interrupted before the first checkpoint: nothing to go on from.") from None
+            path, nothing = self._checkpoint_path(), "Interrupted before the first checkpoint: nothing to go on from."
+            go_on = f"Interrupted. Go on with the same options and --ckpt_path {path}"
+            raise SystemExit(go_on if path else nothing) from None
 
     def after_fit(self) -> None:
         """Print the results, the comparison with autograd, and where logs and checkpoints are."""
@@ -149,7 +134,8 @@ class CommandLine(LightningCLI):
             return
         print()
         for name, value in results.items():
-            print(f"{name.replace('_', ' ').capitalize()}: {_formatted(name, value)}")
+            shown = f"{100 * value:.1f} %" if "accuracy" in name else f"{value:.4g}"
+            print(f"{name.replace('_', ' ').capitalize()}: {shown}")
         wrong: list[str] = []
         if model.automatic_optimization and train_loader is not None:
             try:
@@ -172,9 +158,7 @@ class CommandLine(LightningCLI):
         predictions = self.trainer.predict(**arguments)
         directory = Path(self.trainer.log_dir or self.trainer.default_root_dir)  # every process must ask
         if predictions:
-            part = (
-                f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""
-            )  # each process has its own images
+            part = f"_{self.trainer.global_rank}" if self.trainer.world_size > 1 else ""  # each has its own images
             save_whole(predictions, path := directory / f"predictions{part}.pt")
             print(f"Predictions: {path}, a list with those of each of {len(predictions)} batches, for torch.load.")
 
@@ -217,8 +201,8 @@ def _condensed(message: str) -> str:
         "Does not validate",
         "Subtypes:",
         "Errors:",
-        "- Expected a <class 'NoneType'>",
         "Given value",
+        "- Expected a <class 'NoneType'>",
         "- Expected a path",
     )
     message = message.replace("a <class 'collections.abc.Sequence'>", 'a list in brackets, for example "[64, 30, 10]"')
@@ -229,11 +213,3 @@ def _condensed(message: str) -> str:
 def _is_for_lightning(path: str) -> bool:
     """Whether Lightning finds the checkpoint itself: a keyword or a URL."""
     return path.split(":")[0] in ("best", "hpc", "registry") or "://" in path
-
-
-def _listed(callbacks: Any) -> list[Any]:
-    return [] if callbacks is None else callbacks if isinstance(callbacks, list) else [callbacks]
-
-
-def _formatted(name: str, value: float) -> str:
-    return f"{100 * value:.1f} %" if "accuracy" in name else f"{value:.4g}"

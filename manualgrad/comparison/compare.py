@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from manualgrad.autograd.switch import by_autograd, something_stood_back
-from manualgrad.comparison.difference import coarsest, judged, widened
+from manualgrad.comparison.difference import check_tolerance, coarsest, judged, widened
 from manualgrad.comparison.result import Comparison
 from manualgrad.dry_run import (
     RandomStates,
@@ -63,10 +62,7 @@ def compare(
             f"compare expected `model` to be a torch.nn.Module, got {type(model).__name__}. Pass the model itself."
         )
     check_loss_function(loss, "compare")
-    if tolerance is not None and not (isinstance(tolerance, Real) and tolerance >= 0):
-        raise ValueError(
-            f"compare expected `tolerance` to be a number >= 0 or None, got {tolerance!r}. Pass for example tolerance=1e-5."
-        )
+    check_tolerance(tolerance, "compare")
     arguments = inputs if isinstance(inputs, tuple) else (inputs,)
     dtype = coarsest([*model.parameters(), *(x for x in arguments if isinstance(x, Tensor))])
     with RandomStates(model) as random_states, torch.inference_mode(False), torch.enable_grad():
@@ -84,9 +80,8 @@ def compare(
             except Exception as error:  # a model that makes tensors of a dtype of its own, a device without float64
                 no_truth = in_brief(error)
             by_hand_at_all = something_stood_back()
-            rows = judged(
-                names, by_hand, autograd, truth, dtype, tolerance, lambda: gradients(wide=truth is not None)[2]
-            )
+            again = lambda: gradients(wide=truth is not None)[2]  # noqa: E731
+            rows = judged(names, by_hand, autograd, truth, dtype, tolerance, again)
     return Comparison(tuple(rows), hand_loss, autograd_loss, by_hand_at_all, no_truth)
 
 
@@ -95,7 +90,10 @@ def _gradients(
 ) -> tuple[float, list[str], list[Tensor]]:
     """The loss, and names and gradients of parameters and inputs, on copies of everything; in float64 if `wide`."""
     model, loss = _copies(model, loss, wide)
-    take = _widened_copy if wide else copied
+
+    def take(x: Tensor) -> Tensor:
+        return widened(copied(x)) if wide else copied(x)
+
     arguments = each_tensor(take, arguments)
     names, leaves = _leaves(model, arguments)
     value = checked_loss(loss(model(*arguments), each_tensor(take, targets)), "compare")
@@ -129,7 +127,3 @@ def _leaves(model: nn.Module, arguments: tuple[Any, ...]) -> tuple[list[str], li
         if isinstance(x, Tensor) and (x.is_floating_point() or x.is_complex()):
             named.append((f"input[{i}]" if len(arguments) > 1 else "input", x.requires_grad_()))
     return [name for name, _ in named], [leaf for _, leaf in named]
-
-
-def _widened_copy(x: Tensor) -> Tensor:
-    return widened(copied(x))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from numbers import Real
 
 import torch
 from torch import Tensor
@@ -15,16 +16,18 @@ from manualgrad.factored.gradient import FactoredGradient
 
 
 # What rounding may do to a gradient, relative to its entries.
-TOLERANCE = {
-    torch.float64: 1e-12,
-    torch.complex128: 1e-12,
-    torch.float32: 1e-5,
-    torch.complex64: 1e-5,
-    torch.float16: 2e-3,
-    torch.bfloat16: 2e-2,
-}
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+TOLERANCE |= {torch.complex128: 1e-12, torch.complex64: 1e-5}
 # Two right computations of one entry have come to no more than 8 rounding errors of its terms apart; these are allowed.
 _APART, _ERRORS = 8, 32
+
+
+def check_tolerance(tolerance: float | None, caller: str) -> None:
+    """Raises ValueError unless it is a number >= 0, or None."""
+    if tolerance is not None and not (isinstance(tolerance, Real) and tolerance >= 0):
+        raise ValueError(
+            f"{caller} expected `tolerance` to be a number >= 0 or None, got {tolerance!r}. Pass for example tolerance=1e-5."
+        )
 
 
 def coarsest(tensors: Iterable[Tensor]) -> torch.dtype:
@@ -75,7 +78,7 @@ def judged(
         unit = torch.finfo(dtype).eps
         # Where the exact gradients are rounded themselves, errors of their size would not show.
         errors = unit if truth is not None and unit > torch.finfo(torch.float64).eps else 16 * unit
-        found = rounding(lambda: _chosen(again(), doubtful), exact, unit, errors)
+        found = rounding(lambda: [g for i, g in enumerate(again()) if i in doubtful], exact, unit, errors)
         for i, measured in zip(doubtful, found, strict=True):
             rows[i] = row(*given[i], tolerance, measured)
     return rows
@@ -107,23 +110,16 @@ def row(
     off_truth = off if truth is None else _differences(by_hand, truth)
     difference = _largest(off, finite=False)
     ok = bool(((off <= allowed) | (off_truth <= allowed)).all())
-    error_by_hand = error_by_autograd = math.nan
+    errors = [math.nan, math.nan]  # by hand and by autograd
     if truth is not None:
-        error_by_hand, error_by_autograd = (
-            _relative(_largest(_differences(x, truth), finite=False), scale) for x in (by_hand, autograd)
-        )
+        errors = [_relative(_largest(_differences(x, truth), finite=False), scale) for x in (by_hand, autograd)]
     relative = _relative(difference, scale if zero else _largest(autograd))
     not_finite = int((~by_hand.isfinite() & _same(by_hand, autograd)).sum())
     if 0 < not_finite == autograd.numel():  # a difference of 0 would claim what nobody has seen
         difference, relative, ok = math.nan, math.nan, False
         if truth is None or not truth.isfinite().any():
-            error_by_hand = error_by_autograd = math.nan
-    errors = (difference, relative, error_by_hand, error_by_autograd)
-    return Row(name, tuple(autograd.shape), *errors, ok, factored, not_finite, zero and ok)
-
-
-def _chosen(gradients: Sequence[Tensor], which: Sequence[int]) -> list[Tensor]:
-    return [gradients[i] for i in which]
+            errors = [math.nan, math.nan]
+    return Row(name, tuple(autograd.shape), difference, relative, *errors, ok, factored, not_finite, zero and ok)
 
 
 def _allowed(gradient: Tensor, tolerance: float, measured: Rounding | None) -> Tensor:

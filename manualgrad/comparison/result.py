@@ -33,7 +33,7 @@ class Row:
     factored: bool = False  # by hand it was a `FactoredGradient`
     not_finite: int = 0  # how many entries are alike NaN or infinite by hand and by autograd: nothing is shown there
     zero_up_to_rounding: bool = (
-        False  # no larger than what rounding does to its terms; relative to these are the errors then
+        False  # no larger than what rounding does to its terms, to which its errors are relative
     )
 
     @property
@@ -90,9 +90,8 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         head = "".join(f"<th>{escape(cell)}</th>" for cell in _HEADER)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{escape(cell)}</td>" for cell in _cells(row)) + "</tr>" for row in self.rows
-        )
+        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in _cells(row)) for row in self.rows)
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{escape(self._verdict())}</p>"
 
     def _verdict(self) -> str:
@@ -115,27 +114,14 @@ class Comparison:
             )
         if self.no_truth:
             yield f"No float64 truth, by hand is compared with autograd alone: the model does not run in float64 ({self.no_truth})."
-        nothing = [printable(row.name) for row in self.rows if row.shows_nothing and math.isnan(row.error_by_hand)]
-        too_large = [
-            printable(row.name) for row in self.rows if row.shows_nothing and not math.isnan(row.error_by_hand)
-        ]
-        if nothing:
-            yield (
-                f"Not finite in all three ways: {', '.join(nothing)}. Nothing is shown there: "
-                "look for NaN or infinity in inputs, targets and parameters."
-            )
-        if too_large:
-            yield (
-                f"Finite in float64 alone: {', '.join(too_large)}. Nothing is shown there: "
-                "the numbers exceed their dtype. Scale the loss down, or compare in a wider dtype."
-            )
-        partly = [
-            f"{printable(row.name)} ({row.not_finite} of {math.prod(row.shape)} entries)"
-            for row in self.rows
-            if row.not_finite and not row.shows_nothing
-        ]
-        if partly:
-            yield f"Not finite by hand and by autograd in part: {', '.join(partly)}. Only the other entries are compared there."
+        not_finite: dict[str, list[str]] = {caveat: [] for caveat in _NOT_FINITE}
+        for row in self.rows:
+            if row.shows_nothing:
+                not_finite[_NOT_FINITE[not math.isnan(row.error_by_hand)]].append(printable(row.name))
+            elif row.not_finite:
+                entries = f"{printable(row.name)} ({row.not_finite} of {math.prod(row.shape)} entries)"
+                not_finite[_NOT_FINITE[2]].append(entries)
+        yield from (caveat.format(", ".join(names)) for caveat, names in not_finite.items() if names)
 
     def plot(self) -> Any:
         """A matplotlib figure: both errors against the truth, a pair of bars for each row, cut off at 1000.
@@ -147,20 +133,9 @@ class Comparison:
         figure = new_figure(7, 0.5 * len(self.rows) + 1.6)
         axes = figure.add_subplot()
         y = range(len(self.rows))
-        axes.barh(
-            [i - 0.2 for i in y],
-            [min(row.error_by_hand, _LONGEST_BAR) for row in self.rows],
-            height=0.38,
-            label="by hand",
-            color=COLOURS[0],
-        )
-        axes.barh(
-            [i + 0.2 for i in y],
-            [min(row.error_by_autograd, _LONGEST_BAR) for row in self.rows],
-            height=0.38,
-            label="autograd",
-            color=COLOURS[1],
-        )
+        for label, name, shift, colour in zip(("by hand", "autograd"), _ERRORS[2:], (-0.2, 0.2), COLOURS, strict=False):
+            lengths = [min(getattr(row, name), _LONGEST_BAR) for row in self.rows]
+            axes.barh([i + shift for i in y], lengths, height=0.38, label=label, color=colour)
         axes.set_yticks(y, [printable(row.name) for row in self.rows])
         axes.invert_yaxis()
         axes.set_xscale("symlog", linthresh=1e-17)
@@ -170,24 +145,21 @@ class Comparison:
         return figure
 
 
+_NOT_FINITE = (
+    "Not finite in all three ways: {}. Nothing is shown there: look for NaN or infinity in inputs, targets and parameters.",
+    "Finite in float64 alone: {}. Nothing is shown there: the numbers exceed their dtype. Scale the loss down, or compare "
+    "in a wider dtype.",
+    "Not finite by hand and by autograd in part: {}. Only the other entries are compared there.",
+)
 _LONGEST_BAR = 1e3  # an infinite error has a bar too
 
-_HEADER = (
-    "gradient",
-    "shape",
-    "max |by hand - autograd|",
-    "relative",
-    "by hand vs float64",
-    "autograd vs float64",
-    "ok",
-)
+_ERRORS = ("max_absolute_error", "relative_error", "error_by_hand", "error_by_autograd")
+_OF_ERRORS = ("max |by hand - autograd|", "relative", "by hand vs float64", "autograd vs float64")
+_HEADER = ("gradient", "shape", *_OF_ERRORS, "ok")
 
 
 def _cells(row: Row) -> tuple[str, ...]:
-    errors = (row.max_absolute_error, row.relative_error, row.error_by_hand, row.error_by_autograd)
-    return (
-        printable(row.name),
-        "x".join(map(str, row.shape)) or "scalar",
-        *("-" if math.isnan(e) and not row.shows_nothing else f"{e:.1e}" for e in errors),
-        "zero up to rounding" if row.zero_up_to_rounding else "yes" if row.ok else "NO",
-    )
+    errors = [getattr(row, name) for name in _ERRORS]
+    written = ("-" if math.isnan(e) and not row.shows_nothing else f"{e:.1e}" for e in errors)
+    ok = "zero up to rounding" if row.zero_up_to_rounding else "yes" if row.ok else "NO"
+    return (printable(row.name), "x".join(map(str, row.shape)) or "scalar", *written, ok)

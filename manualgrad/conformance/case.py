@@ -67,17 +67,20 @@ class Case:
         """What to call the gradients by all that is differentiable."""
         return [f"{where}the gradient by {self.names[i]}" for i in self.differentiable]
 
+    def result_names(self, results: Sequence[Tensor], where: str = "") -> list[str]:
+        """What to call outputs and gradients together, as `outputs_and_gradients` returns them."""
+        return output_names(len(results) - len(self.differentiable), where) + self.gradient_names(where)
+
     def wide(self, which: Sequence[int] | None = None) -> list[Any]:
         """`leaves` in float64, or complex128."""
         is_complex = any(self.values[i].is_complex() for i in self.differentiable)
         return self.leaves(torch.complex128 if is_complex else torch.float64, which)
 
-    def exact_outputs(self) -> list[Tensor]:
-        """The reference's, in float64 or complex128."""
-        return outputs(self.reference, self.wide())
+    def exact(self) -> list[Tensor]:
+        """The reference's outputs and gradients, in float64 or complex128."""
+        return outputs_and_gradients(self.reference, self.wide())
 
     def exact_gradients(self) -> list[Tensor]:
-        """The reference's, in float64 or complex128."""
         return gradients_of(self.reference, self.wide())
 
 

@@ -13,6 +13,9 @@ from manualgrad.conformance.case import is_differentiable
 from manualgrad.conformance.result import Failed
 
 
+BOTH_LINE = (
+    "print(*(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted) for f in (layer, reference)), sep='\\n')"
+)
 GRADIENT_LINE = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted))"
 
 
@@ -37,10 +40,13 @@ def first_difference(
         if not is_differentiable(e) and not torch.equal(a, e):
             return f"{name} is wrong"
     which = [i for i, e in enumerate(expected) if is_differentiable(e)]
-    actual, expected = ([tensors[i].detach() for i in which] for tensors in (actual, expected))
-    names, wide = [names[i] for i in which], None if exact is None else lambda: [exact()[i].detach() for i in which]
-    truth = None if wide is None else wide()
-    rows = judged(names, actual, expected, truth, coarsest(expected), tolerance, wide)
+
+    def chosen(tensors: Sequence[Tensor]) -> list[Tensor]:
+        return [tensors[i].detach() for i in which]
+
+    names, actual, expected = [names[i] for i in which], chosen(actual), chosen(expected)
+    wide = None if exact is None else lambda: chosen(exact())
+    rows = judged(names, actual, expected, wide and wide(), coarsest(expected), tolerance, wide)
     for row, a, e in zip(rows, actual, expected, strict=True):
         if not (row.ok or row.shows_nothing):  # NaN or infinite alike is as it should be
             return f"{row.name} {_wrong_value(a, e)}"

@@ -9,14 +9,17 @@ from __future__ import annotations
 import dis
 import re
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from manualgrad.conformance.result import Failed, NotSupported
+from manualgrad.conformance.case import AsFunction, Case, run_on
+from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal
+from manualgrad.conformance.result import Failed, NotApplicable, NotSupported
 from manualgrad.dry_run import in_brief
 
 
@@ -52,13 +55,40 @@ def refused(error: Exception, line: str, where: str = "", inputs: Sequence[Any] 
     )
 
 
+def of_both(
+    run: Callable[[AsFunction], list[Tensor]],
+    case: Case,
+    line: str,
+    where: str = "",
+    inputs: Sequence[Any] | None = None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What `run` finds of the layer and of the reference.
+
+    Raises NotApplicable where the reference fails, and what `refused` makes of the error where the layer alone does."""
+    try:
+        expected = run(case.reference)
+    except Exception as error:
+        raise NotApplicable("nor by the reference") from error
+    try:
+        return run(case.layer), expected
+    except Exception as error:
+        raise refused(error, line, where, inputs) from error
+
+
+def expect_equal_on(case: Case, values: list[Any], where: str) -> None:
+    """Compare outputs and gradients for these values, in place of the case's own. Raises as `of_both`, and Failed."""
+    given = values[: len(case.given)]
+    actual, expected = of_both(lambda function: run_on(function, values), case, GRADIENT_LINE, where, given)
+    exact = lambda: run_on(case.reference, values, wide=True)  # noqa: E731
+    names = case.result_names(expected, f"{where}, ")
+    expect_equal(names, actual, expected, exact, line=GRADIENT_LINE, inputs=given)
+
+
 def _is_raised_going_forwards(trace: TracebackType | None) -> bool:
     """Whether a `raise` or `assert` outside of PyTorch made the error. In a backward pass it comes too late to count."""
-    last, names = None, set()
-    for frame, _ in traceback.walk_tb(trace):
-        names.add(frame.f_code.co_name)
-    while trace is not None:
-        last, trace = trace, trace.tb_next
-    if last is None or "backward" in names or last.tb_frame.f_code.co_filename.startswith(_TORCH):
+    names = {frame.f_code.co_name for frame, _ in traceback.walk_tb(trace)}
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None or "backward" in names or trace.tb_frame.f_code.co_filename.startswith(_TORCH):
         return False
-    return last.tb_frame.f_code.co_code[last.tb_lasti] == dis.opmap["RAISE_VARARGS"]
+    return trace.tb_frame.f_code.co_code[trace.tb_lasti] == dis.opmap["RAISE_VARARGS"]

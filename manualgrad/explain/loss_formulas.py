@@ -36,10 +36,8 @@ class Formula:
 def formula_of(traces: Sequence[TracedStep]) -> Formula | None:
     """The formula that gives every trace's loss and output gradient, or None."""
     finite = [trace for trace in traces if trace.loss.isfinite()]  # a NaN would agree with any formula
-    for formula in _FORMULAS:
-        if finite and all(_gives(formula, trace) for trace in finite):
-            return formula
-    return None
+    fitting = (formula for formula in _FORMULAS if finite and all(_gives(formula, trace) for trace in finite))
+    return next(fitting, None)
 
 
 def are_class_indices(trace: TracedStep) -> bool:
@@ -90,20 +88,8 @@ def _mean_squared(outputs: Tensor, targets: Tensor) -> Tensor:
 
 
 _FORMULAS = (
-    Formula("quadratic", QuadraticLoss(), count="r"),
-    Formula("mean squared", _mean_squared, count="N", factor=2),
-    Formula(
-        "cross-entropy",
-        SoftmaxCrossEntropyLoss(),
-        count="r",
-        function="softmax",
-        prediction=lambda a: torch.softmax(a, 1),
-    ),
-    Formula(
-        "binary cross-entropy",
-        BinaryCrossEntropyLoss(),
-        count="N",
-        function="σ",
-        prediction=torch.sigmoid,
-    ),
+    Formula("quadratic", QuadraticLoss(), "r"),
+    Formula("mean squared", _mean_squared, "N", 2),
+    Formula("cross-entropy", SoftmaxCrossEntropyLoss(), "r", 1, "softmax", lambda a: torch.softmax(a, 1)),
+    Formula("binary cross-entropy", BinaryCrossEntropyLoss(), "N", 1, "σ", torch.sigmoid),
 )

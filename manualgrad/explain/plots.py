@@ -29,7 +29,9 @@ def plot(trace: TracedStep) -> Any:
         raise TypeError(
             "Trace.plot() expected real numbers, got a trace with complex ones. Plot parts of it: trace.layers[0].z.abs()."
         )
-    mapped = _mapped([*enumerate(trace.layers, 1)])
+    mapped = [*enumerate(trace.layers, 1)]
+    if len(mapped) > MOST_MAPS:
+        mapped = [*mapped[: MOST_MAPS // 2], *mapped[-MOST_MAPS // 2 :]]
     figure = new_figure(11, 4 + 2.3 * len(mapped))
     figure.suptitle(f"One training step: {printable(trace.loss_name)} C = {trace.loss.item():.4g}, {trace.optimizer}")
     above, below = figure.subfigures(2, height_ratios=[3.6, 2.3 * len(mapped)])
@@ -53,8 +55,7 @@ def _draw_norms(axes: Any, trace: TracedStep) -> None:
     axes.set_xticks(x, names, rotation=30 if len(names) > 4 or max(map(len, names)) > 11 else 0)
     if all(_norm(layer.delta) > 0 and _norm(layer.grad_weight) > 0 for layer in trace.layers):
         axes.set_yscale("log")
-    axes.set_title("Error and gradient of each layer")
-    axes.set_xlabel("layer, from the input to the output")
+    axes.set(title="Error and gradient of each layer", xlabel="layer, from the input to the output")
     axes.set_ylabel("2-norm of all entries (no unit)")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -66,25 +67,16 @@ def _draw_updates(axes: Any, layers: list[tuple[int, TracedLayer]]) -> None:
         update = layer.weight_after - layer.weight_before
         any_update |= bool((update != 0).any())
         ratio = _norm(update) / (_norm(layer.weight_before) or float("nan"))
-        axes.scatter(
-            _entries(layer.weight_before),
-            _entries(update.abs()),
-            s=18,
-            alpha=0.7,
-            linewidths=0,
-            marker=MARKERS[which],
-            color=COLOURS[which],
-            label=f"{_name(number, layer)}: {ratio:.1e}",
-        )
+        style = {"s": 18, "alpha": 0.7, "linewidths": 0, "marker": MARKERS[which], "color": COLOURS[which]}
+        label = f"{_name(number, layer)}: {ratio:.1e}"
+        axes.scatter(_entries(layer.weight_before), _entries(update.abs()), label=label, **style)
     if any_update:
         axes.set_yscale("log")
-    axes.set_title("What the step does to each weight")
-    axes.set_xlabel("weight w before the step (no unit)")
+    axes.set(title="What the step does to each weight", xlabel="weight w before the step (no unit)")
     axes.set_ylabel("size of its update, |w after - w| (no unit)")
     axes.grid(alpha=0.3)
-    axes.legend(
-        title="layer: norm of the\nupdate / norm of w", fontsize="small", loc="upper left", bbox_to_anchor=(1.02, 1)
-    )
+    beside_the_plot = {"loc": "upper left", "bbox_to_anchor": (1.02, 1)}
+    axes.legend(title="layer: norm of the\nupdate / norm of w", fontsize="small", **beside_the_plot)
 
 
 def _draw_maps(row: Sequence[Any], number: int, layer: TracedLayer) -> None:
@@ -101,17 +93,10 @@ def _draw_map(axes: Any, title: str, x: Tensor, across: str, down: str) -> None:
     largest = x[x.isfinite()].abs().max().item() if x.isfinite().any() else 0.0
     image = axes.imshow(x.numpy(), cmap=DIVERGING, vmin=-(largest or 1.0), vmax=largest or 1.0, aspect="auto")
     axes.set_title(title, fontsize="medium")
-    axes.set_xlabel(f"{across} (index)")
-    axes.set_ylabel(f"{down} (index)")
+    axes.set(xlabel=f"{across} (index)", ylabel=f"{down} (index)")
     for axis, size in ((axes.yaxis, x.size(0)), (axes.xaxis, x.size(1))):
         axis.set_ticks(range(size)) if size <= 8 else axis.set_major_locator(MaxNLocator(nbins=6, integer=True))
     axes.figure.colorbar(image, ax=axes, label="value (no unit)")
-
-
-def _mapped(layers: list[tuple[int, TracedLayer]]) -> list[tuple[int, TracedLayer]]:
-    if len(layers) <= MOST_MAPS:
-        return layers
-    return [*layers[: MOST_MAPS // 2], *layers[-MOST_MAPS // 2 :]]
 
 
 def _name(number: int, layer: TracedLayer) -> str:

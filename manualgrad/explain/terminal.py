@@ -97,14 +97,8 @@ def _forward(trace: TracedStep) -> Iterator[Part]:
         (m, n), below = layer.weight_before.shape, trace.layers[i - 1]
         note = "" if i == 0 or input_is_output_of(layer, below) else "; its input is not the a of the layer before"
         yield from _layer(i + 1, layer, f": {n} -> {m}, {printable(layer.activation)}{note}")
-        yield from _arrays(
-            ("input a", layer.inputs),
-            ("w", layer.weight_before),
-            ("b", layer.bias_before),
-            ("z", layer.z),
-            ("a", layer.a),
-            of_a=_idle(layer),
-        )
+        parameters = (("w", layer.weight_before), ("b", layer.bias_before))
+        yield from _arrays(("input a", layer.inputs), *parameters, ("z", layer.z), ("a", layer.a), of_a=_idle(layer))
 
 
 def _loss(trace: TracedStep) -> Iterator[Part]:
@@ -114,11 +108,11 @@ def _loss(trace: TracedStep) -> Iterator[Part]:
     yield Line(f"  C = {displayed(trace.loss.item())}  ({printable(trace.loss_name)})")
     outputs, gradient = ("a", "dC/da") if is_last else ("outputs", "dC/d outputs")
     if formula:
-        p = "p" if formula.function else outputs
+        compared = "p" if formula.function else outputs
         twice = "" if formula.factor == 1 else f"{formula.factor} "
         count = f"{len(targets_as_rows(trace)) if formula.count == 'r' else trace.outputs.numel()}"
         where = f",  p = {formula.function.replace('σ', 'sigmoid')}({outputs})" if formula.function else ""
-        yield Line(f"  {gradient} = {twice}({p} - y) / {formula.count},  {formula.count} = {count}{where}")
+        yield Line(f"  {gradient} = {twice}({compared} - y) / {formula.count},  {formula.count} = {count}{where}")
     y: Tensor | None = trace.targets
     if are_class_indices(trace):
         y = one_hot = targets_as_rows(trace)
@@ -126,12 +120,9 @@ def _loss(trace: TracedStep) -> Iterator[Part]:
         if not is_small(one_hot):
             yield Line(f"{INDENT}{classes('y', one_hot)}")
             y = None
-    prediction = None
-    if formula and formula.function:
-        prediction = formula.prediction(per_example(trace.outputs, trace).double())
-    yield from _arrays(
-        ("y", y), (outputs, last.a if is_last else trace.outputs), ("p", prediction), (gradient, trace.output_gradient)
-    )
+    p = formula.prediction(per_example(trace.outputs, trace).double()) if formula and formula.function else None
+    a = last.a if is_last else trace.outputs
+    yield from _arrays(("y", y), (outputs, a), ("p", p), (gradient, trace.output_gradient))
     if is_last:
         yield from _arrays(*_error(last))
 
@@ -205,7 +196,6 @@ def _arrays(*named: tuple[str, Tensor | None], of_a: str = "") -> Iterator[Part]
     for small, group in groupby(present, key=lambda pair: is_small(pair[1])):
         if small:
             yield list(group)
-        else:
-            for name, x in group:
-                more = f", {of_a}" if of_a and name == "a" else ""
-                yield Line(f"{INDENT}{summary(name, x)}{more}")
+            continue
+        for name, x in group:
+            yield Line(f"{INDENT}{summary(name, x)}{f', {of_a}' if of_a and name == 'a' else ''}")

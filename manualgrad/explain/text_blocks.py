@@ -39,18 +39,13 @@ def blocks(name: str, x: Tensor, width: int) -> list[Block]:
     """All entries, in columns aligned to the right: one block, or several of as many columns as `width` has room for."""
     cells = [[displayed(entry) for entry in row] for row in as_rows(x).tolist()]
     columns = [[cell.rjust(max(map(len, column))) for cell in column] for column in zip(*cells, strict=True)]
-    whole = Block(titled(name, x), _side_by_side(columns))
-    if whole.width <= width:
-        return [whole]
-    parts, first = [], 0
-    while first < len(columns):
-        last = first + 1
-        while last < len(columns) and sum(len(c[0]) + 2 for c in columns[first : last + 1]) - 2 <= width:
-            last += 1
-        title = titled(name, x) if first == 0 else f"{name}[:, {first}:{last}]"
-        parts.append(Block(title, _side_by_side(columns[first:last])))
-        first = last
-    return parts
+    return [
+        Block(
+            f"{name}[:, {part.start}:{part.stop}]" if part.start else titled(name, x),
+            ["  ".join(row) for row in zip(*columns[part], strict=True)],
+        )
+        for part in _groups([len(column[0]) for column in columns], 2, width)
+    ]
 
 
 def pictures(images: Tensor, titles: Sequence[str]) -> list[Block]:
@@ -104,29 +99,23 @@ def share(which: Tensor) -> str:
 def beside(blocks: Sequence[Block], width: int) -> list[str]:
     """The blocks side by side, as many as `width` has room for; the others below, after an empty line."""
     lines: list[str] = []
-    for group in _fitting(blocks, width):
-        columns = ([b.title, *b.rows] for b in group)
-        lines += ["", *(_joined(pieces, group) for pieces in zip_longest(*columns, fillvalue=""))]
+    for group in (blocks[part] for part in _groups([b.width for b in blocks], len(GAP), width)):
+        columns = ([line.ljust(b.width) for line in (b.title, *b.rows)] for b in group)
+        lines.append("")
+        for pieces in zip_longest(*columns):
+            lines.append(GAP.join(piece or " " * b.width for piece, b in zip(pieces, group, strict=True)).rstrip())
     return lines[1:]
 
 
-def _fitting(blocks: Sequence[Block], width: int) -> Iterator[list[Block]]:
-    group: list[Block] = []
-    for b in blocks:
-        if group and sum(len(GAP) + other.width for other in group) + b.width > width:
-            yield group
-            group = []
-        group.append(b)
-    if group:
-        yield group
-
-
-def _joined(pieces: Sequence[str], group: Sequence[Block]) -> str:
-    return GAP.join(piece.ljust(b.width) for piece, b in zip(pieces, group, strict=True)).rstrip()
-
-
-def _side_by_side(columns: Sequence[Sequence[str]]) -> list[str]:
-    return ["  ".join(row) for row in zip(*columns, strict=True)]
+def _groups(widths: Sequence[int], gap: int, width: int) -> Iterator[slice]:
+    """Which of the columns of these widths stand side by side: as many as `width` has room for, at least one."""
+    first = 0
+    for i in range(1, len(widths)):
+        if sum(widths[first : i + 1]) + gap * (i - first) > width:
+            yield slice(first, i)
+            first = i
+    if widths:
+        yield slice(first, len(widths))
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]], width: int, *, left: int) -> list[str]:

@@ -40,21 +40,17 @@ def total_gradients(layer: TracedLayer, trace: TracedStep) -> tuple[Tensor, Tens
 
 def update_is_plain(layer: TracedLayer, trace: TracedStep) -> bool:
     """Whether the new parameters are w - eta dC/dw and b - eta dC/db, with the gradients summed over the layer's calls."""
-    lr = trace.lr
-    if lr is None:
+    if trace.lr is None:
         return False
     weight_gradient, bias_gradient = total_gradients(layer, trace)
-    pairs = [(layer.weight_before, weight_gradient, layer.weight_after)]
+    steps = [(layer.weight_before, weight_gradient, layer.weight_after)]
     if layer.bias_before is not None and bias_gradient is not None and layer.bias_after is not None:
-        pairs.append((layer.bias_before, bias_gradient, layer.bias_after))
-    return all(
-        _rounds_to(
-            after,
-            descent(_wide(before), _wide(gradient), eta=lr),
-            _wide(before).abs() + abs(lr) * _wide(gradient).abs(),
-        )
-        for before, gradient, after in pairs
-    )
+        steps.append((layer.bias_before, bias_gradient, layer.bias_after))
+    for before, gradient, after in steps:
+        old, slope = _wide(before), _wide(gradient)
+        if not _rounds_to(after, descent(old, slope, eta=trace.lr), old.abs() + abs(trace.lr) * slope.abs()):
+            return False
+    return True
 
 
 def inputs_are_those_of(trace: TracedStep) -> bool:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from manualgrad import equations
 from manualgrad.activation.activation import Activation
-from manualgrad.activation.torch_twins import twin_of
+from manualgrad.activation.torch_twins import TWINS, twin_of
 from manualgrad.autograd.apply import apply, is_plain_mode
 from manualgrad.autograd.autocast import is_autocasting, without_autocast
 from manualgrad.autograd.switch import is_by_autograd
@@ -49,7 +49,7 @@ class ActivationFunction(torch.autograd.Function):
 
 
 class ByHand(InScript):
-    """What the classes below have in common. By hand is the backward pass of plain tensors, of any order; PyTorch's own stands
+    """What the twins below have in common. By hand is the backward pass of plain tensors, of any order; PyTorch's own stands
     where there is another kind of tensor, forward mode, `torch.func`, `torch.compile` or `torch.jit.trace`, and where a leaf
     or a view would be written over: PyTorch knows beforehand when that is an error."""
 
@@ -68,9 +68,8 @@ class ByHand(InScript):
     @torch.jit.unused
     def _by_hand(self, input: Tensor) -> Tensor:
         in_place = self.inplace
-        if not (is_plain_mode() and _is_plain(input)) or (in_place and (input.is_leaf or input._is_view())):
-            return super().forward(input)
-        if is_by_autograd():
+        written_over = in_place and (input.is_leaf or input._is_view())
+        if not (is_plain_mode() and _is_plain(input)) or written_over or is_by_autograd():
             return super().forward(input)
         sigma = twin_of(self, from_output=in_place)
         assert sigma is not None
@@ -94,38 +93,7 @@ def _is_plain(input: Any) -> bool:
     )
 
 
-class ReLU(ByHand, nn.ReLU):
-    torch_class = nn.ReLU
-
-
-class Sigmoid(ByHand, nn.Sigmoid):
-    torch_class = nn.Sigmoid
-
-
-class Tanh(ByHand, nn.Tanh):
-    torch_class = nn.Tanh
-
-
-class SiLU(ByHand, nn.SiLU):
-    torch_class = nn.SiLU
-
-
-class GELU(ByHand, nn.GELU):
-    torch_class = nn.GELU
-
-
-class LeakyReLU(ByHand, nn.LeakyReLU):
-    torch_class = nn.LeakyReLU
-
-
-class ELU(ByHand, nn.ELU):
-    torch_class = nn.ELU
-
-
-class Softplus(ByHand, nn.Softplus):
-    torch_class = nn.Softplus
-
-
 BY_HAND: dict[type[nn.Module], type[ByHand]] = {
-    twin.torch_class: twin for twin in (ReLU, Sigmoid, Tanh, SiLU, GELU, LeakyReLU, ELU, Softplus)
+    plain: type(plain.__name__, (ByHand, plain), {"torch_class": plain, "__module__": __name__}) for plain in TWINS
 }
+globals().update({twin.__name__: twin for twin in BY_HAND.values()})  # where pickle looks for them: ReLU, Sigmoid, ...

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import warnings
-from numbers import Real
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from manualgrad.comparison.difference import check_tolerance
 from manualgrad.comparison.result import Comparison
 from manualgrad.lightning.step_comparison import compare_training_step
 
@@ -43,11 +43,7 @@ class AutogradAudit(Callback):
                 f"AutogradAudit expected `every_n_steps` to be a whole number of at least 1, got {every_n_steps!r}. "
                 "Pass for example every_n_steps=100."
             )
-        if tolerance is not None and not (isinstance(tolerance, Real) and tolerance >= 0):
-            raise ValueError(
-                f"AutogradAudit expected `tolerance` to be a number >= 0 or None, got {tolerance!r}. "
-                "Pass for example tolerance=1e-5."
-            )
+        check_tolerance(tolerance, "AutogradAudit")
         self.every_n_steps = every_n_steps
         self.tolerance = tolerance
         self._audited_step = -1

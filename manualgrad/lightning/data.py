@@ -74,8 +74,7 @@ class DigitsDataModule(LightningDataModule):
     def test_dataloader(self) -> DataLoader:
         return self._in_order(self.test)
 
-    def predict_dataloader(self) -> DataLoader:
-        return self._in_order(self.test)
+    predict_dataloader = test_dataloader
 
     # Lightning restores a loader's own state only if the loader has not been requested before, which a scheduler does to learn
     # the number of steps. The data module's state is always restored.

@@ -24,25 +24,21 @@ class TracedCall:
     """One call of a layer. The backward pass and the update complete its numbers."""
 
     def __init__(self, name: str, call: int, layer: Dense, input: Tensor, output: Tensor) -> None:
-        self.layer, self.output, self.is_paired = layer, output, False
-        self.sigma = sigma = layer.activation
+        self.layer, self.output, self.is_paired, self.has_gradient = layer, output, False, False
         inputs, a, weight = copied(input), copied(output), copied(layer.weight)
         bias = None if layer.bias is None else copied(layer.bias)
         with torch.no_grad(), without_autocast(input):
             # The same sum once more: a sigma that is computed in place has written over the layer's own.
             in_use = (x if x is None else x.to(a.dtype) for x in (inputs, weight, bias))  # in autocast's dtype, if any
             z = equations.weighted_sum(*in_use)
-            self.kept = a if sigma.from_output else z
-            derivative = copied(sigma.derivative(self.kept))  # which may be its argument
-        self.has_gradient = False
         self.numbers = TracedLayer(
             name=name,
             call=call,
-            activation=sigma.name,
+            activation="",  # until sigma is set
             inputs=inputs,
             z=z,
             a=a,
-            derivative=derivative,
+            derivative=a,
             cost_gradient=torch.zeros_like(a),
             delta=torch.zeros_like(a),
             grad_weight=torch.zeros_like(weight),
@@ -52,6 +48,7 @@ class TracedCall:
             bias_before=bias,
             bias_after=bias,
         )
+        self._set_sigma(layer.activation, a)
 
     def pair(self, sigma: Activation, output: Tensor) -> None:
         """A module has received z as this call returned it, and returned `output`, sigma of it."""
@@ -62,7 +59,7 @@ class TracedCall:
     def _set_sigma(self, sigma: Activation, a: Tensor) -> None:
         self.sigma, self.kept = sigma, a if sigma.from_output else self.numbers.z
         with torch.no_grad(), without_autocast(a):
-            derivative = copied(sigma.derivative(self.kept))
+            derivative = copied(sigma.derivative(self.kept))  # which may be its argument
         self.numbers = replace(self.numbers, activation=sigma.name, a=a, derivative=derivative)
 
     def _hear_cost_gradient(self, cost_gradient: Tensor) -> None:

@@ -205,12 +205,8 @@ def _as_written() -> AbstractContextManager:
 
 def _unfreeze(layers: Iterable[Dense]) -> list[Tensor]:
     """Let every layer take a gradient, so that it has a delta to show. Returns the parameters that were frozen."""
-    frozen: list[Tensor] = [
-        p for layer in layers for p in layer.parameters() if not p.requires_grad and p.is_floating_point()
-    ]
-    for p in frozen:
-        p.requires_grad_(True)
-    return frozen
+    parameters = [p for layer in layers for p in layer.parameters()]
+    return [p.requires_grad_(True) for p in parameters if not p.requires_grad and p.is_floating_point()]
 
 
 _ORDER = "The order is trace(model, loss, inputs, targets)."
@@ -235,9 +231,8 @@ def _check_layers(model: nn.Module, loss: Any) -> None:
     if _dense_layers(model):
         return
     linear = _listed([name for name, module in model.named_modules() if is_linear_like(module)])
-    advice = (
-        f"Call mg.convert(model) first. Its linear layers: {linear}." if linear else "It has no linear layers either."
-    )
+    convert = f"Call mg.convert(model) first. Its linear layers: {linear}."
+    advice = convert if linear else "It has no linear layers either."
     if isinstance(loss, nn.Module) and _dense_layers(loss):
         advice = _ORDER
     raise ValueError(f"trace expected a model with Dense layers, got {type(model).__name__} with none. {advice}")

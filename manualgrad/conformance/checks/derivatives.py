@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
@@ -10,10 +11,19 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck as finite_differences, gradgradcheck as second_finite_differences
 
-from manualgrad.conformance.case import Case, gradients, gradients_of, output_names, outputs, upstream
-from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal, first_difference
+from manualgrad.conformance.case import (
+    AsFunction,
+    Case,
+    gradients,
+    gradients_of,
+    is_differentiable,
+    output_names,
+    outputs,
+    upstream,
+)
+from manualgrad.conformance.diagnosis import BOTH_LINE, GRADIENT_LINE, expect_equal, first_difference
 from manualgrad.conformance.graph import Watch, refused_shape
-from manualgrad.conformance.refusal import refused
+from manualgrad.conformance.refusal import of_both
 from manualgrad.conformance.result import Failed, NotApplicable
 from manualgrad.dry_run import in_brief
 
@@ -23,7 +33,7 @@ def output(case: Case) -> str:
     actual = outputs(case.layer, case.leaves())
     expected = outputs(case.reference, case.leaves())
     line = "print(layer(*inputs), reference(*inputs))"
-    expect_equal(output_names(len(expected)), actual, expected, case.exact_outputs, line=line)
+    expect_equal(output_names(len(expected)), actual, expected, case.exact, line=line)
     return "as the reference's"
 
 
@@ -54,46 +64,29 @@ _RETURNED = (  # what backward itself returns, before autograd sums and casts it
 
 def _right_where(case: Case, names: Sequence[str]) -> str:
     """A simpler case in which the wrong gradient is right, which tells what is missing."""
-    first = case.values[0]
-    if isinstance(first, Tensor) and first.dim() > 1 and first.size(0) > 1 and _agree(case, names, _first_row):
-        return "; right for a batch of one: a sum over the batch is missing"
-    if any(case.values[i].is_complex() for i in case.differentiable) and _agree(case, names, _real):
+    first, values = case.values[0], case.values
+    if isinstance(first, Tensor) and first.dim() > 1 and first.size(0) > 1:
+        has_rows = [isinstance(x, Tensor) and x.dim() > 1 and x.size(0) == first.size(0) for x in case.given]
+        one_row = [x[:1] if rows else x for x, rows in zip(case.given, has_rows, strict=True)]
+        if _agree(case, names, [*one_row, *values[len(one_row) :]]):
+            return "; right for a batch of one: a sum over the batch is missing"
+    is_complex = [isinstance(x, Tensor) and x.is_complex() for x in values]
+    real = [x.real.to(x.dtype) if imaginary else x for x, imaginary in zip(values, is_complex, strict=True)]
+    if any(is_complex) and _agree(case, names, real):
         return "; right for real numbers: a conjugate is missing"
     return ""
 
 
-def _first_row(case: Case, leaves: list[Any]) -> list[Any]:
-    size = leaves[0].size(0)
-    return [
-        x.detach()[:1].requires_grad_(x.requires_grad) if i < len(case.given) and _has_rows(x, size) else x
-        for i, x in enumerate(leaves)
-    ]
+def _agree(case: Case, names: Sequence[str], values: Sequence[Any]) -> bool:
+    def found(function: AsFunction) -> list[Tensor]:
+        leaves = [x.detach().clone().requires_grad_() if is_differentiable(x) else x for x in values]
+        results = outputs(function, leaves)
+        return gradients(results, leaves, [torch.ones_like(x) for x in results if x.requires_grad])
 
-
-def _has_rows(x: Any, size: int) -> bool:
-    return isinstance(x, Tensor) and x.dim() > 1 and x.size(0) == size
-
-
-def _real(case: Case, leaves: list[Any]) -> list[Any]:
-    return [
-        torch.complex(x.detach().real, torch.zeros_like(x.real)).requires_grad_(x.requires_grad)
-        if isinstance(x, Tensor) and x.is_complex()
-        else x
-        for x in leaves
-    ]
-
-
-def _agree(case: Case, names: Sequence[str], simplify: Any) -> bool:
-    both = []
     try:
-        for function in (case.layer, case.reference):
-            leaves = simplify(case, case.leaves())
-            results = outputs(function, leaves)
-            sent = [torch.ones_like(x) for x in results if x.requires_grad]
-            both.append(gradients(results, leaves, sent))
+        return first_difference(names, found(case.layer), found(case.reference)) is None
     except Exception:
         return False
-    return first_difference(names, both[0], both[1]) is None
 
 
 def frozen_inputs(case: Case) -> str:
@@ -101,15 +94,14 @@ def frozen_inputs(case: Case) -> str:
     k = len(case.differentiable)
     sizes = range(1, k + 1) if k <= 4 else (1, k - 1)
     subsets = [subset for size in sizes for subset in combinations(case.differentiable, size)]
-    everything = case.leaves()
-    full = dict(zip(case.differentiable, gradients_of(case.reference, everything), strict=True))
+    full = dict(zip(case.differentiable, gradients_of(case.reference, case.leaves()), strict=True))
     for subset in subsets:
         names = [case.names[i] for i in subset]
         others = [k for k, i in enumerate(case.differentiable) if i not in subset]
         freeze = (
             f"[wanted[i].requires_grad_(False) for i in {others}]; wanted = [x for x in wanted if x.requires_grad]; "
         )
-        line = freeze + _BOTH
+        line = freeze + BOTH_LINE
         leaves = case.leaves(which=subset)
         try:
             results = outputs(case.layer, leaves)
@@ -128,7 +120,6 @@ def frozen_inputs(case: Case) -> str:
     return f"{len(subsets)} subsets of requires_grad"
 
 
-_BOTH = "print(*(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted) for f in (layer, reference)), sep='\\n')"
 _COMPUTED = (
     "y = layer(*inputs); y.grad_fn.register_hook(lambda found, _: print([g is not None for g in found])); "
     "torch.autograd.backward(y.abs().sum())"
@@ -150,18 +141,10 @@ def gradcheck(case: Case) -> str:
 def gradgradcheck(case: Case) -> str:
     """Second derivatives against the reference's and finite differences, in float64."""
     line = "torch.autograd.gradgradcheck(layer, inputs)"
-    try:
-        expected = _second(case, case.reference)
-    except RuntimeError as error:
-        raise NotApplicable("nor by the reference") from error
-    try:
-        actual = _second(case, case.layer)
-    except RuntimeError as error:
-        raise refused(error, line, "no second derivative") from error
+    actual, expected = of_both(lambda function: _second(case, function), case, line, "no second derivative")
     names = [f"the second derivative by {case.names[i]}" for i in case.differentiable]
-    constant = (
-        "" if any(x.any() for x in actual) else ". If backward cannot be differentiated: @once_differentiable says so"
-    )
+    is_constant = not any(x.any() for x in actual)
+    constant = ". If backward cannot be differentiated: @once_differentiable says so" if is_constant else ""
     exact = lambda: _second(case, case.reference)  # noqa: E731
     expect_equal(names, actual, expected, exact, line=line, tolerance=1e-9, note=constant)
     try:
@@ -190,25 +173,18 @@ def complex_numbers(case: Case) -> str:
     if any(case.values[i].is_complex() for i in case.differentiable):
         raise NotApplicable("the inputs are complex: see gradient")
     generator = torch.Generator().manual_seed(2)
-    drawn = {
-        i: torch.randn(case.values[i].shape, generator=generator, dtype=torch.complex128) for i in case.differentiable
-    }
-
-    def leaves() -> list[Any]:
-        return [drawn[i].clone().requires_grad_() if i in drawn else x for i, x in enumerate(case.leaves())]
-
-    try:
-        expected = gradients_of(case.reference, leaves())
-    except Exception as error:
-        raise NotApplicable("nor by the reference") from error
+    draw = functools.partial(torch.randn, generator=generator, dtype=torch.complex128)
+    drawn = {i: draw(case.values[i].shape) for i in case.differentiable}
     given = [drawn.get(i, x) for i, x in enumerate(case.given)]
-    try:
-        actual = gradients_of(case.layer, leaves())
-    except Exception as error:
-        raise refused(error, GRADIENT_LINE, inputs=given) from error
+
+    def found(function: AsFunction) -> list[Tensor]:
+        leaves = [drawn[i].clone().requires_grad_() if i in drawn else x for i, x in enumerate(case.leaves())]
+        return gradients_of(function, leaves)
+
+    actual, expected = of_both(found, case, GRADIENT_LINE, inputs=given)
     names = case.gradient_names("for complex numbers, ")
     note = "; right for real numbers: a conjugate is missing. Add it, or raise in forward for complex inputs"
-    exact = lambda: gradients_of(case.reference, leaves())  # noqa: E731
+    exact = lambda: found(case.reference)  # noqa: E731
     expect_equal(names, actual, expected, exact, line=GRADIENT_LINE, note=note, inputs=given)
     return "complex inputs, as the reference's"
 

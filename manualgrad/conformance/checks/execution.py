@@ -8,17 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manualgrad.conformance.case import (
-    AsFunction,
-    Case,
-    gradients,
-    is_differentiable,
-    output_names,
-    outputs,
-    outputs_and_gradients,
-)
+from manualgrad.conformance.case import AsFunction, Case, gradients, is_differentiable, outputs, outputs_and_gradients
 from manualgrad.conformance.diagnosis import expect_equal
-from manualgrad.conformance.refusal import refused
+from manualgrad.conformance.refusal import of_both, refused
 from manualgrad.conformance.result import Failed, NotApplicable
 
 
@@ -26,15 +18,8 @@ def autocast(case: Case) -> str:
     """Under autocast to bfloat16: an output of at least the reference's precision, gradients in the leaves' dtype."""
     if any(case.values[i].is_complex() for i in case.differentiable):
         raise NotApplicable("complex inputs")
-    try:
-        expected = _autocast(case, case.reference)
-    except Exception as error:
-        raise NotApplicable("nor by the reference") from error
-    try:
-        actual = _autocast(case, case.layer)
-    except Exception as error:
-        raise refused(error, _AUTOCAST) from error
-    names = output_names(len(actual) - len(case.differentiable)) + case.gradient_names()
+    actual, expected = of_both(lambda function: _autocast(case, function), case, _AUTOCAST)
+    names = case.result_names(actual)
     wider = ""
     for name, a, e in zip(names, actual, expected, strict=True):
         if a.dtype != e.dtype:
@@ -42,8 +27,7 @@ def autocast(case: Case) -> str:
             if torch.promote_types(a.dtype, e.dtype) != a.dtype:
                 raise Failed(wider, _AUTOCAST)
     actual = [a.to(e.dtype) for a, e in zip(actual, expected, strict=True)]
-    exact = lambda: outputs_and_gradients(case.reference, case.wide())  # noqa: E731
-    expect_equal(names, actual, expected, exact, line=_AUTOCAST, tolerance=5e-2)
+    expect_equal(names, actual, expected, case.exact, line=_AUTOCAST, tolerance=5e-2)
     return wider or "bfloat16, dtypes as the reference's"
 
 
@@ -68,16 +52,19 @@ def compiled(case: Case) -> str:
         results = outputs(_compiled(case.layer), leaves)
         found = gradients(results, leaves)
     except Exception as error:
-        _expect_reference_compiles(case)
+        leaves = case.leaves()
+        try:
+            gradients(outputs(_compiled(case.reference), leaves), leaves)
+        except Exception as theirs:
+            raise NotApplicable("nor by the reference") from theirs
         raise refused(error, _COMPILED) from error
     plain = case.leaves()
     expected = outputs(case.layer, plain)
     if any(x.requires_grad != y.requires_grad for x, y in zip(results, expected, strict=True)):
         raise Failed("the compiled output requires a gradient where the eager one does not, or the reverse", _COMPILED)
-    names = output_names(len(results), "compiled, ") + case.gradient_names("compiled, ")
-    exact = lambda: outputs_and_gradients(case.reference, case.wide())  # noqa: E731
-    eager = [*expected, *gradients(expected, plain)]
-    expect_equal(names, [*results, *found], eager, exact, line=_COMPILED, tolerance=1e-5)
+    compiled, eager = [*results, *found], [*expected, *gradients(expected, plain)]
+    names = case.result_names(compiled, "compiled, ")
+    expect_equal(names, compiled, eager, case.exact, line=_COMPILED, tolerance=1e-5)
     return "no graph break"
 
 
@@ -87,14 +74,6 @@ def _compiled(function: AsFunction) -> Any:
 
     call.__code__ = call.__code__.replace()  # compiled code is kept with it, and must not be that of the last check
     return torch.compile(call, fullgraph=True, backend="aot_eager")
-
-
-def _expect_reference_compiles(case: Case) -> None:
-    leaves = case.leaves()
-    try:
-        gradients(outputs(_compiled(case.reference), leaves), leaves)
-    except Exception as error:
-        raise NotApplicable("nor by the reference") from error
 
 
 _COMPILED = (
@@ -115,7 +94,6 @@ def cuda(case: Case) -> str:
             moved = copy.deepcopy(function.subject).cuda()
             function = AsFunction(moved, function.inputs, function.parameters)
         both.append(outputs_and_gradients(function, leaves))
-    by_layer, by_reference = both
-    names = output_names(len(by_layer) - len(case.differentiable)) + case.gradient_names()
-    expect_equal(names, by_layer, by_reference, line="print(layer(*[x.cuda() for x in inputs]))", tolerance=1e-9)
+    line = "print(layer(*[x.cuda() for x in inputs]))"
+    expect_equal(case.result_names(both[0]), *both, line=line, tolerance=1e-9)
     return torch.cuda.get_device_name()

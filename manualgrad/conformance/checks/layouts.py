@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from manualgrad.conformance.case import Case, gradients, is_differentiable, output_names, outputs, run_on, upstream
-from manualgrad.conformance.diagnosis import GRADIENT_LINE, expect_equal
-from manualgrad.conformance.refusal import refused
+from manualgrad.conformance.case import AsFunction, Case, gradients, is_differentiable, outputs, run_on, upstream
+from manualgrad.conformance.diagnosis import BOTH_LINE, expect_equal
+from manualgrad.conformance.refusal import expect_equal_on
 from manualgrad.conformance.result import Failed, NotApplicable
 
 
@@ -25,12 +26,8 @@ def strided(x: Tensor) -> Tensor:
 def non_contiguous(case: Case) -> str:
     """Inputs with gaps and swapped axes."""
     changed = [strided(x) if is_differentiable(x) else x for x in case.values]
-    _compare(
-        case,
-        changed,
-        "with non-contiguous inputs",
-        "x.mT.contiguous().mT if x.dim() > 1 else x.repeat_interleave(2)[::2]",
-    )
+    expression = "x.mT.contiguous().mT if x.dim() > 1 else x.repeat_interleave(2)[::2]"
+    _compare(case, changed, "with non-contiguous inputs", expression)
     return "gaps, swapped axes"
 
 
@@ -47,22 +44,17 @@ def upstream_layouts(case: Case) -> str:
         ("a non-contiguous", strided, _STRIDED),
         ("an expanded", lambda g: g.flatten()[0].expand(g.shape) if g.numel() else g, _EXPANDED),
     ):
-        both = []
-        for function in (case.layer, case.reference):
-            leaves = case.leaves()
-            results = [x for x in outputs(function, leaves) if x.requires_grad]
-            try:
-                both.append(gradients(results, leaves, [change(g) for g in upstream(results)]))
-            except Exception as error:
-                raise Failed(f"with {name} upstream gradient: {error}", line) from error
 
-        def exact(change: Any = change) -> list[Tensor]:
-            leaves = case.wide()
-            results = [x for x in outputs(case.reference, leaves) if x.requires_grad]
+        def found(function: AsFunction, leaves: list[Any], change: Callable[[Tensor], Tensor] = change) -> list[Tensor]:
+            results = [x for x in outputs(function, leaves) if x.requires_grad]
             return gradients(results, leaves, [change(g) for g in upstream(results)])
 
+        try:
+            by_layer, by_reference = (found(function, case.leaves()) for function in (case.layer, case.reference))
+        except Exception as error:
+            raise Failed(f"with {name} upstream gradient: {error}", line) from error
+        exact = lambda found=found: found(case.reference, case.wide())  # noqa: E731
         names = case.gradient_names(f"with {name} upstream gradient, ")
-        by_layer, by_reference = both
         expect_equal(names, by_layer, by_reference, exact, line=line)
     return "gaps, swapped axes, stride 0"
 
@@ -86,9 +78,7 @@ def empty_batch(case: Case) -> str:
 
 def more_axes(case: Case) -> str:
     """One leading axis more."""
-    return _with_shape(
-        case, lambda x: torch.stack([x, 2 * x]) if is_differentiable(x) else torch.stack([x, x]), "one axis more"
-    )
+    return _with_shape(case, lambda x: torch.stack([x, 2 * x if is_differentiable(x) else x]), "one axis more")
 
 
 def fewer_axes(case: Case) -> str:
@@ -103,19 +93,9 @@ def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> st
     alike = [i for i in range(len(case.given)) if i == 0 or _is_alike(case.values[i], first)]
     for which in (alike, [0]):  # whether the other inputs belong to the samples is for the reference to say
         changed = [change(x) if i in which else x for i, x in enumerate(case.values)]
-        try:
-            expected = run_on(case.reference, changed)
-        except Exception:
-            continue
-        given = changed[: len(case.given)]
-        try:
-            actual = run_on(case.layer, changed)
-        except Exception as error:
-            raise refused(error, GRADIENT_LINE, f"with {name}", given) from error
-        exact = lambda c=changed: run_on(case.reference, c, wide=True)  # noqa: E731
-        names = _names(case, f"with {name}", expected)
-        expect_equal(names, actual, expected, exact, line=GRADIENT_LINE, inputs=given)
-        return f"first input {tuple(changed[0].shape)}"
+        with suppress(NotApplicable):
+            expect_equal_on(case, changed, f"with {name}")
+            return f"first input {tuple(changed[0].shape)}"
     raise NotApplicable(f"{name}: nor by the reference")
 
 
@@ -126,8 +106,7 @@ def _is_alike(x: Any, first: Tensor) -> bool:
 def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None:
     line = (
         f"inputs = [({expression}).detach().requires_grad_() if isinstance(x, torch.Tensor) and x.requires_grad else x "
-        "for x in inputs]; wanted = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]; "
-        "print(*(torch.autograd.grad(f(*inputs).abs().square().sum(), wanted) for f in (layer, reference)), sep='\\n')"
+        f"for x in inputs]; wanted = [x for x in inputs if isinstance(x, torch.Tensor) and x.requires_grad]; {BOTH_LINE}"
     )
     try:
         expected = run_on(case.reference, changed)
@@ -138,10 +117,4 @@ def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None
     except Exception as error:
         raise Failed(f"{name}: {error}", line) from error
     exact = lambda: run_on(case.reference, changed, wide=True)  # noqa: E731
-    expect_equal(_names(case, name, expected), actual, expected, exact, line=line)
-
-
-def _names(case: Case, where: str, results: list[Tensor]) -> list[str]:
-    """Of what `run_on` returns."""
-    where += ", "
-    return output_names(len(results) - len(case.differentiable), where) + case.gradient_names(where)
+    expect_equal(case.result_names(expected, f"{name}, "), actual, expected, exact, line=line)

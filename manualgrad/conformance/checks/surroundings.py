@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from manualgrad.conformance.case import Case, output_names, outputs
 from manualgrad.conformance.diagnosis import expect_equal
-from manualgrad.conformance.refusal import refused
+from manualgrad.conformance.refusal import of_both
 from manualgrad.conformance.result import Failed
 
 
@@ -16,13 +17,8 @@ def without_gradients(case: Case) -> str:
     """The reference's output under torch.no_grad, where layers often take another path."""
     line = "with torch.no_grad(): print(layer(*inputs), reference(*inputs))"
     with torch.no_grad():
-        expected = outputs(case.reference, case.leaves())
-        try:
-            actual = outputs(case.layer, case.leaves())
-        except Exception as error:
-            raise refused(error, line, "under no_grad") from error
-    names = [f"under no_grad, {name}" for name in output_names(len(expected))]
-    expect_equal(names, actual, expected, case.exact_outputs, line=line)
+        actual, expected = of_both(lambda f: outputs(f, case.leaves()), case, line, "under no_grad")
+    expect_equal(output_names(len(expected), "under no_grad, "), actual, expected, case.exact, line=line)
     return "the same output under no_grad"
 
 
@@ -54,17 +50,19 @@ def _after(case: Case, function: Any) -> torch.Tensor:
     return torch.random.get_rng_state()
 
 
+_SETTINGS: dict[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "the default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "the number of threads": (torch.get_num_threads, torch.set_num_threads),
+    "the grad mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+}
+
+
 def settings() -> dict[str, Any]:
     """What a call of a layer must not change for the whole process."""
-    return {
-        "the default dtype": torch.get_default_dtype(),
-        "the number of threads": torch.get_num_threads(),
-        "the grad mode": torch.is_grad_enabled(),
-    }
+    return {name: ask() for name, (ask, _) in _SETTINGS.items()}
 
 
 def restore(before: dict[str, Any]) -> None:
-    torch.set_default_dtype(before["the default dtype"])
-    if torch.get_num_threads() != before["the number of threads"]:
-        torch.set_num_threads(before["the number of threads"])
-    torch.set_grad_enabled(before["the grad mode"])
+    for name, (ask, put_back) in _SETTINGS.items():
+        if ask() != before[name]:
+            put_back(before[name])

@@ -11,7 +11,7 @@ from torch import Tensor
 from manualgrad.comparison.difference import widened
 from manualgrad.conformance.case import AsFunction, Case, is_differentiable
 from manualgrad.conformance.diagnosis import expect_equal
-from manualgrad.conformance.refusal import refused
+from manualgrad.conformance.refusal import of_both
 from manualgrad.conformance.result import NotApplicable
 
 
@@ -79,13 +79,6 @@ def _of_differentiable(case: Case, function: AsFunction, arguments: Sequence[Any
 
 
 def _compare(case: Case, transformed: Any, label: str, line: str) -> None:
-    try:
-        expected = transformed(case.reference)
-    except Exception as error:
-        raise NotApplicable("nor by the reference") from error
-    try:
-        actual = transformed(case.layer)
-    except Exception as error:
-        raise refused(error, line) from error
+    actual, expected = of_both(transformed, case, line)
     names = [f"{label} {i}" for i in range(len(expected))]
     expect_equal(names, actual, expected, lambda: transformed(case.reference, wide=True), line=line)

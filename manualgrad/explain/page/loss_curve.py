@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 from manualgrad.explain.number_format import displayed, typeset
 
@@ -37,16 +38,8 @@ def loss_curve(costs: Sequence[float], steps: Sequence[int]) -> LossCurve:
     points: list[tuple[float, float] | None] = []
     for step, cost in zip(steps, costs, strict=True):
         x = LEFT + (WIDTH - LEFT - RIGHT) * (step - steps[0]) / max(1, steps[-1] - steps[0])
-        height = 0.0 if high == low else (cost - low) / (high - low)
-        points.append(
-            (round(x, 1), round(HEIGHT - BOTTOM - height * (HEIGHT - TOP - BOTTOM), 1)) if math.isfinite(cost) else None
-        )
-    pieces: list[list[str]] = [[]]
-    for point in points:
-        if point is None:
-            pieces.append([])
-        else:
-            pieces[-1].append(f"{point[0]},{point[1]}")
-    return LossCurve(
-        points, [" ".join(p) for p in pieces if p], typeset(displayed(low)), typeset(displayed(high)), list(steps)
-    )
+        y = HEIGHT - BOTTOM - (HEIGHT - TOP - BOTTOM) * (0.0 if high == low else (cost - low) / (high - low))
+        points.append((round(x, 1), round(y, 1)) if math.isfinite(cost) else None)
+    runs = [[f"{p[0]},{p[1]}" for p in run if p] for _, run in groupby(points, key=bool)]
+    ends = (typeset(displayed(low)), typeset(displayed(high)))
+    return LossCurve(points, [" ".join(run) for run in runs if run], *ends, list(steps))
