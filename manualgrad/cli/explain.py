@@ -55,9 +55,8 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="manualgrad explain", description="Show one training step, or several, with every number."
-    )
+    about = "Show one training step, or several, with every number."
+    parser = argparse.ArgumentParser(prog="manualgrad explain", description=about)
     add = parser.add_argument
     add("--layer-sizes", type=int, nargs="+", help="pixels, neurons of each hidden layer, digits; default: 9 3 1")
     add("--activation", help="of the hidden layers; default: sigmoid")
@@ -100,9 +99,9 @@ def _fill_in_net(options: argparse.Namespace) -> None:
     """The options of a fresh net, which a checkpoint excludes, and the learning rate."""
     given = [f"--{name.replace('_', '-')}" for name in OF_A_FRESH_NET if getattr(options, name) is not None]
     if options.checkpoint is not None and given:
+        both = " and ".join(given)
         raise ValueError(
-            f"Expected either --checkpoint or {' and '.join(given)}, got both. The checkpoint says what its net is: leave "
-            f"{' and '.join(given)} out."
+            f"Expected either --checkpoint or {both}, got both. The checkpoint says what its net is: leave {both} out."
         )
     for name, default in OF_A_FRESH_NET.items():
         if getattr(options, name) is None:
@@ -126,7 +125,7 @@ def _check_files(out: Path | None, plot: Path | None) -> None:
 
 def _traces(options: argparse.Namespace) -> list[Trace]:
     """A trace of each step."""
-    model, loss = _from_checkpoint(options.checkpoint) if options.checkpoint is not None else _fresh(options)
+    model, loss = _net(options)
     inputs, targets = _batch(model.sizes, loss, options.examples)
     optimizer = GradientDescent(model.parameters(), lr=options.lr, factored=False)  # w - eta dC/dw, as it is shown
     traces = []
@@ -138,17 +137,16 @@ def _traces(options: argparse.Namespace) -> list[Trace]:
     return traces
 
 
-def _fresh(options: argparse.Namespace) -> tuple[MLP, Loss]:
+def _net(options: argparse.Namespace) -> tuple[MLP, Loss]:
+    """That in the checkpoint, or a fresh one."""
+    if options.checkpoint is not None:
+        from manualgrad.cli.checkpoint import load_backprop_module
+
+        module = load_backprop_module(options.checkpoint)
+        return module.model, module.loss
     torch.manual_seed(options.seed)
     output_activation = "sigmoid" if options.loss == "quadratic" else None
     return MLP(options.layer_sizes, options.activation, output_activation), LOSSES[options.loss]()
-
-
-def _from_checkpoint(path: Path) -> tuple[MLP, Loss]:
-    from manualgrad.cli.checkpoint import load_backprop_module
-
-    module = load_backprop_module(path)
-    return module.model, module.loss
 
 
 def _batch(sizes: Sequence[int], loss: Loss, examples: int) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -25,7 +27,6 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 import manualgrad
 from manualgrad.cli.checkpoint import check_resumable, read_checkpoint
-from manualgrad.cli.known_warnings import ignore_hint_about_workers, ignore_known_warnings
 from manualgrad.cli.options import (
     KEPT,
     KeepOptions,
@@ -38,6 +39,7 @@ from manualgrad.cli.options import (
 from manualgrad.cli.run_folder import RecordingCheckpointIO, check_writable, claim_folder, last_checkpoint
 from manualgrad.dry_run import CannotCopyError
 from manualgrad.lightning.checkpoint_io import save_whole
+from manualgrad.lightning.data import DigitsDataModule
 from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
 
@@ -62,9 +64,15 @@ fit, validate, test, predict = (partial(_run, subcommand) for subcommand in ("fi
 
 
 def prepare() -> None:
-    """Find classes in the current directory, as `python -m` does, and silence what Lightning says in every run."""
+    """Find classes in the current directory, as `python -m` does, and silence what Lightning says in every run, whatever the
+    user does."""
     sys.path.append(str(Path.cwd()))
-    ignore_known_warnings()
+    # Lightning 2.6 builds a tree specification in a way that torch 2.13 deprecates, and calls jsonargparse in ways that it does.
+    leaf_spec, module = r"`isinstance\(treespec, LeafSpec\)` is deprecated", r"lightning\.pytorch\.utilities\._pytree"
+    warnings.filterwarnings("ignore", message=leaf_spec, category=FutureWarning, module=module)
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
+    # A resumed run has a folder of its own, so the best checkpoint before it belongs to another run, as it should.
+    warnings.filterwarnings("ignore", message="The dirpath has changed from")
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # devices, seeds, advertisements
     logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
 
@@ -95,7 +103,9 @@ class CommandLine(LightningCLI):
         """Lightning would put the model's options in the checkpoint over those that were typed."""
 
     def after_instantiate_classes(self) -> None:
-        ignore_hint_about_workers(self.datamodule)
+        if isinstance(data := self.datamodule, DigitsDataModule) and data.num_workers == 0:
+            # The hint is about data on disk. The digits lie in memory, where worker processes only cost time.
+            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         options = self.config_init[self.subcommand].trainer

@@ -18,7 +18,7 @@ from manualgrad.activation.torch_twins import TWINS, twin_of
 from manualgrad.autograd.apply import apply, is_plain_mode
 from manualgrad.autograd.autocast import is_autocasting, without_autocast
 from manualgrad.autograd.switch import is_by_autograd
-from manualgrad.layers.in_script import InScript
+from manualgrad.layers.torchscript import Scriptable
 
 
 class ActivationFunction(torch.autograd.Function):
@@ -48,7 +48,7 @@ class ActivationFunction(torch.autograd.Function):
             return equations.output_error(cost_gradient, ctx.activation, *ctx.saved_tensors), None, None
 
 
-class ByHand(InScript):
+class ByHand(Scriptable):
     """What the twins below have in common. By hand is the backward pass of plain tensors, of any order; PyTorch's own stands
     where there is another kind of tensor, forward mode, `torch.func`, `torch.compile` or `torch.jit.trace`, and where a leaf
     or a view would be written over: PyTorch knows beforehand when that is an error."""

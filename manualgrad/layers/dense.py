@@ -24,7 +24,7 @@ from manualgrad.layers.dense_checks import (
     fit,
 )
 from manualgrad.layers.dense_function import DenseFunction, DenseFunctionWithTangent
-from manualgrad.layers.in_script import InScript
+from manualgrad.layers.torchscript import Scriptable
 
 
 def dense(
@@ -83,7 +83,7 @@ def _apply(input: Tensor, weight: Tensor, bias: Tensor | None, activation: Activ
     return output if isinstance(output, Tensor) else output[0]
 
 
-class Dense(InScript, nn.Linear):
+class Dense(Scriptable, nn.Linear):
     """An `nn.Linear` with an activation, differentiated by hand: a = sigma(w a_below + b).
 
     Same parameters, initialisation and state dict keys as `nn.Linear`; `isinstance(layer, nn.Linear)` holds.

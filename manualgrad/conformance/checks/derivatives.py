@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations
 from typing import Any
 
@@ -128,14 +128,9 @@ _COMPUTED = (
 
 def gradcheck(case: Case) -> str:
     """First derivatives against finite differences, in float64."""
-    try:
-        finite_differences(
-            _flat(case), case.wide(), fast_mode=_is_large(case), check_batched_grad=False, check_undefined_grad=True
-        )
-    except Exception as error:
-        _unless_reference_fails(case, finite_differences)
-        raise Failed(in_brief(error), "torch.autograd.gradcheck(layer, inputs)") from error
-    return "finite differences in float64"
+    is_large = sum(case.values[i].numel() for i in case.differentiable) > 300
+    options = {"fast_mode": is_large, "check_batched_grad": False, "check_undefined_grad": True}
+    return _by_differences(case, finite_differences, "torch.autograd.gradcheck(layer, inputs)", **options)
 
 
 def gradgradcheck(case: Case) -> str:
@@ -147,13 +142,8 @@ def gradgradcheck(case: Case) -> str:
     constant = ". If backward cannot be differentiated: @once_differentiable says so" if is_constant else ""
     exact = lambda: _second(case, case.reference)  # noqa: E731
     expect_equal(names, actual, expected, exact, line=line, tolerance=1e-9, note=constant)
-    try:
-        # Along one random direction: entry by entry would take longer than all other checks, and the entries were just compared.
-        second_finite_differences(_flat(case), case.wide(), fast_mode=True)
-    except Exception as error:
-        _unless_reference_fails(case, second_finite_differences)
-        raise Failed(f"the second derivative is wrong: {in_brief(error)}", line) from error
-    return "finite differences in float64"
+    # Along one random direction: entry by entry would take longer than all other checks, and the entries were just compared.
+    return _by_differences(case, second_finite_differences, line, "the second derivative is wrong: ", fast_mode=True)
 
 
 def _second(case: Case, function: Any) -> list[Tensor]:
@@ -189,21 +179,19 @@ def complex_numbers(case: Case) -> str:
     return "complex inputs, as the reference's"
 
 
-def _flat(case: Case) -> Any:
-    def function(*arguments: Any) -> Any:
-        results = tuple(x for x in outputs(case.layer, arguments) if x.requires_grad)
-        return results if len(results) > 1 else results[0]
+def _by_differences(case: Case, check: Callable[..., bool], line: str, where: str = "", **options: bool) -> str:
+    """Raises Failed where the layer's derivatives are not those of finite differences, and NotApplicable where the reference's
+    are not either: the function itself is not smooth at this point."""
 
-    return function
+    def flat(function: AsFunction) -> Callable[..., tuple[Tensor, ...]]:
+        return lambda *arguments: tuple(x for x in outputs(function, arguments) if x.requires_grad)
 
-
-def _is_large(case: Case) -> bool:
-    return sum(case.values[i].numel() for i in case.differentiable) > 300
-
-
-def _unless_reference_fails(case: Case, check: Any) -> None:
-    """Raises NotApplicable if the function itself is not smooth at this point: finite differences then show nothing."""
     try:
-        check(lambda *arguments: tuple(x for x in outputs(case.reference, arguments) if x.requires_grad), case.wide())
+        check(flat(case.layer), case.wide(), **options)
     except Exception as error:
-        raise NotApplicable(f"nor by the reference: {in_brief(error)}") from error
+        try:
+            check(flat(case.reference), case.wide())
+        except Exception as theirs:
+            raise NotApplicable(f"nor by the reference: {in_brief(theirs)}") from theirs
+        raise Failed(f"{where}{in_brief(error)}", line) from error
+    return "finite differences in float64"

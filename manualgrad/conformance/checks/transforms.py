@@ -21,9 +21,10 @@ def vmap(case: Case) -> str:
     axes = tuple(0 if i in inputs and isinstance(x, Tensor) else None for i, x in enumerate(case.values))
     if all(axis is None for axis in axes):
         raise NotApplicable("no tensor among the inputs")
+    values = [x.detach() if isinstance(x, Tensor) else x for x in case.values]
     stacked = [
-        x if axis is None else torch.stack([x, 0.5 * x]) if is_differentiable(x) else torch.stack([x, x])
-        for x, axis in zip([y.detach() if isinstance(y, Tensor) else y for y in case.values], axes, strict=True)
+        x if axis is None else torch.stack([x, 0.5 * x if is_differentiable(x) else x])
+        for x, axis in zip(values, axes, strict=True)
     ]
 
     def batched(function: AsFunction, wide: bool = False) -> list[Tensor]:

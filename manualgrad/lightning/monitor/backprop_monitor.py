@@ -77,22 +77,17 @@ class BackpropMonitor(Callback):
         exploding_above: float = 1e3,
         histograms_every_n_steps: int = 500,
     ) -> None:
-        for name, period, usual in (
-            ("every_n_steps", every_n_steps, 50),
-            ("histograms_every_n_steps", histograms_every_n_steps, 500),
+        for name, value, least, usual in (
+            ("every_n_steps", every_n_steps, 1, "50"),
+            ("histograms_every_n_steps", histograms_every_n_steps, 1, "500"),
+            ("saturated_below", saturated_below, 0, "0.01"),
+            ("vanishing_below", vanishing_below, 0, "1e-3"),
+            ("exploding_above", exploding_above, 0, "1e3"),
         ):
-            if period < 1:
+            if not value >= least:
+                expected = "at least 1" if least else "a number >= 0"
                 raise ValueError(
-                    f"BackpropMonitor expected `{name}` to be at least 1, got {period}. Pass for example {name}={usual}."
-                )
-        for name, limit, example in (
-            ("saturated_below", saturated_below, "0.01"),
-            ("vanishing_below", vanishing_below, "1e-3"),
-            ("exploding_above", exploding_above, "1e3"),
-        ):
-            if not limit >= 0:
-                raise ValueError(
-                    f"BackpropMonitor expected `{name}` to be a number >= 0, got {limit}. Pass for example {name}={example}."
+                    f"BackpropMonitor expected `{name}` to be {expected}, got {value}. Pass for example {name}={usual}."
                 )
         self.every_n_steps, self.saturated_below = every_n_steps, saturated_below
         self.vanishing_below, self.exploding_above = vanishing_below, exploding_above
@@ -149,19 +144,16 @@ class BackpropMonitor(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         step = trainer.global_step  # stands still while gradients accumulate
-        if self._sampled_step is not None:
-            return
         with_histograms = _ends_period(step, self.histograms_every_n_steps)
-        if with_histograms or _ends_period(step, self.every_n_steps):  # in all processes alike: they will share numbers
+        is_sampled = with_histograms or _ends_period(
+            step, self.every_n_steps
+        )  # in all processes alike: they share numbers
+        if is_sampled and self._sampled_step is None:
             self._sampled_step = step
-            with_histograms = with_histograms and bool(_writers(trainer))
             for probe in self._probes:
-                probe.attach(with_samples=with_histograms)
-            self._activation_hooks = [
-                module.register_forward_pre_hook(self._before_activation)
-                for module in pl_module.modules()
-                if isinstance(module, ByHand)
-            ]
+                probe.attach(with_samples=with_histograms and bool(_writers(trainer)))
+            activations = [module for module in pl_module.modules() if isinstance(module, ByHand)]
+            self._activation_hooks = [m.register_forward_pre_hook(self._before_activation) for m in activations]
 
     def _before_activation(self, module: nn.Module, arguments: tuple) -> None:
         if torch.is_grad_enabled() and not torch.compiler.is_compiling():
@@ -173,11 +165,12 @@ class BackpropMonitor(Callback):
     ) -> None:
         if self._sampled_step is None or self._update_hook is not None:
             return
-        scaler = getattr(
-            trainer.precision_plugin, "scaler", None
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        loss_scale = (
+            1.0 if scaler is None else scaler.get_scale()
         )  # the gradients are unscaled by now, the errors were not
         for probe in self._probes:
-            probe.before_update(optimizer, 1.0 if scaler is None else scaler.get_scale())
+            probe.before_update(optimizer, loss_scale)
         self._update_hook = optimizer.register_step_post_hook(self._after_update)
 
     def _after_update(self, optimizer: torch.optim.Optimizer, arguments: Any, keywords: Any) -> None:
@@ -195,9 +188,8 @@ class BackpropMonitor(Callback):
         self._let_go()
         records = read(self._probes, trainer.strategy, trainer.world_size, step)
         self.history += records
-        metrics = {
-            f"{name}/{r.layer}": x for r in records for name in QUANTITIES if (x := getattr(r, name)) is not None
-        }
+        named = {f"{name}/{record.layer}": getattr(record, name) for record in records for name in QUANTITIES}
+        metrics = {name: quantity for name, quantity in named.items() if quantity is not None}
         # They have no graph, which Lightning would otherwise cut off anew in every step until the next sample.
         pl_module.log_dict(metrics, on_step=True, on_epoch=False, enable_graph=True)
         for writer in _writers(trainer):

@@ -103,9 +103,8 @@ class LayerProbe:
         kept, self._output = None, weakref.ref(a)
         if layer.activation is not identity:
             with torch.no_grad():
-                kept = (
-                    a.detach() if layer.activation.from_output else _weighted_sum(layer, arguments, keywords, a.dtype)
-                )
+                from_output = layer.activation.from_output
+                kept = a.detach() if from_output else _weighted_sum(layer, arguments, keywords, a.dtype)
                 self._look_at_slopes(layer.activation, kept)
         if a.requires_grad:
             a.register_hook(partial(self._after_backward, activation=layer.activation, kept=kept))
@@ -113,15 +112,9 @@ class LayerProbe:
     @torch.no_grad()
     def before_activation(self, module: nn.Module, arguments: tuple) -> None:
         """Called before an activation module runs: sigma of this layer, if it is given exactly what the layer has returned."""
-        sigma = twin_of(module)
-        z = self._output()
-        if (
-            sigma is not None
-            and z is not None
-            and self.layer.activation is identity
-            and arguments
-            and arguments[0] is z
-        ):
+        sigma, z = twin_of(module), self._output()
+        is_given_z = z is not None and self.layer.activation is identity and bool(arguments) and arguments[0] is z
+        if is_given_z and sigma is not None and z is not None:
             self._look_at_slopes(sigma, sigma.value(z) if sigma.from_output else z)
 
     def _look_at_slopes(self, activation: Activation, kept: Tensor) -> None:

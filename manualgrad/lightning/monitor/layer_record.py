@@ -37,9 +37,8 @@ def read(probes: Sequence[LayerProbe], strategy: Strategy, processes: int, step:
     One reduction for all numbers; every process contributes the same count, whichever layers it has run.
     """
     quantities = [quantity for probe in probes for quantity in probe.quantities()]
-    zero = torch.zeros(
-        (), device=strategy.root_device, dtype=torch.float64 if strategy.root_device.type != "mps" else None
-    )
+    device = strategy.root_device
+    zero = torch.zeros((), device=device, dtype=torch.float64 if device.type != "mps" else None)
     seen = torch.tensor([quantity is not None for quantity in quantities]).to(zero)
     numbers = torch.stack([zero if quantity is None else quantity.to(zero) for quantity in quantities])
     means, everywhere = strategy.reduce(torch.stack([numbers, seen]), reduce_op="mean").tolist()

@@ -48,24 +48,21 @@ def plot(history: Sequence[LayerRecord]) -> Figure:
     figure.suptitle("Backpropagation, layer by layer")
     panels = figure.subplots(2, 2)
     _draw_profile(panels[0, 0], history, layers)
-    colours = colormaps["cividis"]
+    spread = max(1, len(layers) - 1)
+    styles = [(colormaps["cividis"](0.9 * i / spread), MARKERS[i % len(MARKERS)]) for i in range(len(layers))]
     for axes, (quantity, (title, unit)) in zip(panels.flat[1:], OVER_TIME.items(), strict=True):
         logarithmic = False
-        for i, layer in enumerate(layers):
+        for layer, (colour, marker) in zip(layers, styles, strict=True):
             seen = [(r.step, x) for r in history if r.layer == layer and (x := _value(r, quantity)) is not None]
             if seen:
-                colour = colours(0.9 * i / max(1, len(layers) - 1))
-                axes.plot(*zip(*seen, strict=True), marker=MARKERS[i % len(MARKERS)], markersize=4, color=colour)
+                axes.plot(*zip(*seen, strict=True), marker=marker, markersize=4, color=colour)
             logarithmic |= quantity != "idle" and any(0 < x < math.inf for _, x in seen)
         axes.set(title=title, xlabel="step (optimizer updates)", ylabel=unit)
         if logarithmic:
             axes.set_yscale("log")
         if quantity == "idle":
             axes.set_ylim(-3, 103)
-    lines = [
-        Line2D([], [], color=colours(0.9 * i / max(1, len(layers) - 1)), marker=MARKERS[i % len(MARKERS)])
-        for i in range(len(layers))
-    ]
+    lines = [Line2D([], [], color=colour, marker=marker) for colour, marker in styles]
     every = -(-len(layers) // MOST_NAMES)
     figure.legend(lines[::every], names[::every], title="layer, first to last", loc="outside right upper")
     return figure
@@ -80,9 +77,8 @@ def _draw_profile(axes: Axes, history: Sequence[LayerRecord], layers: Sequence[s
         norms = [seen[layers[i]] for i in places]
         axes.plot(places, norms, color=colour, marker=marker, label=f"step {step}")
     every = -(-len(layers) // MOST_NAMES)
-    axes.set_xticks(
-        range(0, len(layers), every), [printable(layer, 40) for layer in layers[::every]], rotation=30, ha="right"
-    )
+    names = [printable(layer, 40) for layer in layers[::every]]
+    axes.set_xticks(range(0, len(layers), every), names, rotation=30, ha="right")
     axes.set(title="Error", xlabel="layer, first to last: the error comes from the right")
     axes.set(ylabel="|δ|, δ = ∂C/∂z (cost per unit of z)", yscale="log")
     axes.legend()

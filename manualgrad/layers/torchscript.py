@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 
-class InScript(nn.Module):
+class Scriptable(nn.Module):
     """A module whose `forward` calls `sigma_in_script` while it is scripted: `_sigma`, traced when `torch.jit.script` asks.
 
     Nothing else changes: what `__prepare_scriptable__` returns, `torch.jit.script` puts into the model that it was given.
