@@ -1,7 +1,5 @@
 """Run a training step on copies: tensors without history, random states restored afterwards, and the graph that it made."""
 
-from __future__ import annotations
-
 import copy
 import random
 import re
@@ -55,7 +53,7 @@ class _Uncopied:
 
     __getattr__ = __call__ = __iter__ = __next__ = __enter__ = __getitem__ = __len__ = __bool__ = _refuse
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> _Uncopied:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "_Uncopied":
         return self
 
 
@@ -197,7 +195,7 @@ class RandomStates:
     def __init__(self, model: nn.Module) -> None:
         self.devices = {p.device for p in model.parameters() if p.device.type not in ("cpu", "meta")}
 
-    def __enter__(self) -> RandomStates:
+    def __enter__(self) -> "RandomStates":
         self.states = random_states(self.devices)
         return self
 

@@ -1,7 +1,5 @@
 """Optional dependencies: a clear sentence where one is missing."""
 
-from __future__ import annotations
-
 from importlib.util import find_spec
 
 

@@ -1,7 +1,5 @@
 """What an activation function is: sigma with its derivative, known by name. The built-in ones stand in `activations`."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
@@ -12,9 +10,9 @@ from torch import Tensor
 from manualgrad.activation.did_you_mean import did_you_mean, why_not_elementwise
 
 
-_built_in: dict[str, Activation] = {}
-_user_defined: dict[str, Activation] = {}
-activations: Mapping[str, Activation] = MappingProxyType(_built_in)
+_built_in: "dict[str, Activation]" = {}
+_user_defined: "dict[str, Activation]" = {}
+activations: "Mapping[str, Activation]" = MappingProxyType(_built_in)
 
 
 class Activation:
@@ -48,7 +46,7 @@ class Activation:
         from_output: bool = False,
         product: Callable[[Tensor, Tensor], Tensor] | None = None,
         value_in_place: Callable[[Tensor], Tensor] | None = None,
-        recipe: tuple[Callable[..., Activation], tuple] | None = None,
+        recipe: "tuple[Callable[..., Activation], tuple] | None" = None,
     ) -> None:
         _check_definition(name, value, derivative)
         if recipe is None and name in activations:
@@ -66,7 +64,7 @@ class Activation:
     def __repr__(self) -> str:
         return f"Activation({self.name!r})"
 
-    def __reduce__(self) -> tuple[Callable[..., Activation], tuple]:
+    def __reduce__(self) -> "tuple[Callable[..., Activation], tuple]":
         return self.recipe
 
     def __fx_create_arg__(self, tracer: torch.fx.Tracer) -> Any:
@@ -76,11 +74,11 @@ class Activation:
             self.name if function is activation_named else tracer.create_node("call_function", function, arguments, {})
         )
 
-    def __deepcopy__(self, memo: dict) -> Activation:
+    def __deepcopy__(self, memo: dict) -> "Activation":
         return self  # not by name: another activation may have taken it meanwhile
 
 
-def activation_named(activation: str | Activation | None) -> Activation:
+def activation_named(activation: "str | Activation | None") -> "Activation":
     """The activation of that name; an `Activation` is returned as it is, None is the identity.
 
     Raises:

@@ -7,8 +7,6 @@ autograd does. The formula that it computes stands beside it, in `derivative`.
 The definitions are those of `torch.nn`; the derivatives are theirs.
 """
 
-from __future__ import annotations
-
 import math
 from functools import partial
 from typing import Any

@@ -1,7 +1,5 @@
 """Suggest the activation that a misspelt name, or a module or function of PyTorch, probably meant."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from difflib import get_close_matches

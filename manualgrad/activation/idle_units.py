@@ -1,7 +1,5 @@
 """Units that learn nothing: where sigma'(z) is so small that next to nothing of an error gets through."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

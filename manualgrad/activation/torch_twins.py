@@ -1,7 +1,5 @@
 """Which activation a module of `torch.nn` computes."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import Any

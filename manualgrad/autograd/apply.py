@@ -1,7 +1,5 @@
 """How the package's autograd Functions are applied: with their forward derivative only where forward mode is at work."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

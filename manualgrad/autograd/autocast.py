@@ -1,7 +1,5 @@
 """What `torch.autocast` means for a layer that chooses its own dtypes."""
 
-from __future__ import annotations
-
 from contextlib import AbstractContextManager, nullcontext
 
 import torch

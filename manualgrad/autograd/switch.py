@@ -1,7 +1,5 @@
 """The switch between the backward pass written by hand and PyTorch's own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock

@@ -4,8 +4,6 @@
 found there first. Private names that are canonical elsewhere (`_version`, `_make_wrapper_subclass`) stand where they are used.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from operator import attrgetter
 from typing import Any

@@ -1,7 +1,5 @@
 """Reading a Lightning checkpoint, with one clear sentence if a file is not one."""
 
-from __future__ import annotations
-
 import os
 import zipfile
 from collections.abc import Iterator
@@ -71,7 +69,7 @@ def _faults(checkpoint: dict[Any, Any]) -> Iterator[str]:
             yield f"in which the options of the {key} name no class"
 
 
-def load_backprop_module(path: str | Path) -> BackpropModule:
+def load_backprop_module(path: str | Path) -> "BackpropModule":
     """The `BackpropModule` in the checkpoint, made from the options that were saved with it, on the CPU.
 
     Raises:

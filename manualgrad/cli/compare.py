@@ -1,7 +1,5 @@
 """`manualgrad compare`: gradients by hand beside autograd's, for a checkpoint or a fresh model."""
 
-from __future__ import annotations
-
 import argparse
 import os
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """`manualgrad explain`: one or several training steps with every number, in the terminal, as a plot or as a page."""
 
-from __future__ import annotations
-
 import argparse
 import math
 import os

@@ -1,7 +1,5 @@
 """A few handwritten digits, small enough to follow every number: pixels averaged together, the first classes only."""
 
-from __future__ import annotations
-
 import math
 
 import torch

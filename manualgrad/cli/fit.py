@@ -1,7 +1,5 @@
 """`manualgrad fit|validate|test|predict`: Lightning's command line with defaults that need no arguments."""
 
-from __future__ import annotations
-
 import errno
 import logging
 import os

@@ -1,7 +1,5 @@
 """Options of a command: those that were typed, those that a checkpoint was saved with, and the defaults for the rest."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """A folder for each run's logs and checkpoints, even if two runs start at the same moment."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Compare gradients computed by hand with autograd's, and both with a float64 truth."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Measure by how much two computations of one gradient differ, and whether rounding explains it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """The result of a comparison: a row for each gradient, and how they are shown."""
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -7,8 +7,6 @@ them off by a random relative error, and the gradient's response, divided by tha
 sum (delta a)^2, all errors from above included.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

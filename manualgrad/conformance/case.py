@@ -1,7 +1,5 @@
 """The layer under test and its reference, as functions of the same tensors."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """check_backward: try a hand-written backward pass in every way in which PyTorch may call it."""
 
-from __future__ import annotations
-
 import logging
 import warnings
 from collections.abc import Callable, Collection

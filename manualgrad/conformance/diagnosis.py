@@ -1,7 +1,5 @@
 """Describe in words how a tensor differs from the expected one."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The hand-written backward passes in a graph: what they save and what they return."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -29,7 +27,7 @@ class Watch:
         self.computes_unneeded = False
         self.classes = {node._forward_cls for node in self.nodes}
 
-    def __enter__(self) -> Watch:
+    def __enter__(self) -> "Watch":
         for node in self.nodes:
             node.register_hook(self._note_needed(node))
         self.replaced = {cls: cls.__dict__.get("backward") for cls in self.classes}

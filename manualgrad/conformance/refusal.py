@@ -4,8 +4,6 @@ A refusal is deliberate: PyTorch's own sentence about what an `autograd.Function
 kernel, or a `raise` or `assert` in the layer's forward pass. Any other error is a failure if the reference works.
 """
 
-from __future__ import annotations
-
 import dis
 import re
 import traceback

@@ -1,7 +1,5 @@
 """Write the lines of Python that show a failed check to the user."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from typing import Any

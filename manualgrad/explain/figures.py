@@ -1,7 +1,5 @@
 """Matplotlib figures of the package: their colours, and how they are shown in notebooks and scripts."""
 
-from __future__ import annotations
-
 from typing import Any
 
 

@@ -1,7 +1,5 @@
 """The formulas of well-known losses, found by their numbers: one is named only where it gives what the step computed."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 

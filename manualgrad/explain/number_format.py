@@ -1,7 +1,5 @@
 """Numbers as the page shows them: four significant digits, in text that JavaScript reads back."""
 
-from __future__ import annotations
-
 import math
 from decimal import ROUND_HALF_UP, Context
 

@@ -1,7 +1,5 @@
 """A traced step as a figure: how much error and gradient reaches each layer, what it does to the weights, and where."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

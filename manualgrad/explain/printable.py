@@ -1,8 +1,5 @@
 """Names that come from outside, made safe to print: of layers, parameters, files, classes in a checkpoint."""
 
-from __future__ import annotations
-
-
 LONGEST = 100  # characters: about a line of a terminal
 
 

@@ -1,7 +1,5 @@
 """A figure that a notebook shows once, whether or not it is the last value of its cell. Imports matplotlib."""
 
-from __future__ import annotations
-
 from io import BytesIO
 
 import matplotlib

@@ -1,7 +1,5 @@
 """A traced step as text: the four steps, each with its equation, the shapes and the numbers."""
 
-from __future__ import annotations
-
 import shutil
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence

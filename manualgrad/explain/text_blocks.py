@@ -1,7 +1,5 @@
 """Arrays as blocks of text, side by side: small ones whole, large ones in a line that sums them up."""
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest

@@ -1,7 +1,5 @@
 """Every number of one training step, layer by layer: the data of a trace."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass, fields
 from typing import Any

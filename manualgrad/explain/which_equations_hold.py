@@ -5,8 +5,6 @@ path), the input of the upper one is not the output of the lower one; where the 
 weight is not w - eta dC/dw. The page then says so and shows what did happen.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -5,8 +5,6 @@ so what may be overwritten after it, is what the one of `torch.nn` saves: a for 
 place, z for the others.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

@@ -4,8 +4,6 @@
 Shapes: n features in, m out, weight (m, n), bias (m,), input (..., n).
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -116,7 +114,7 @@ class Dense(Scriptable, nn.Linear):
         self.activation = sigma
 
     @classmethod
-    def from_linear(cls, linear: nn.Linear, activation: str | Activation | None = None) -> Dense:
+    def from_linear(cls, linear: nn.Linear, activation: str | Activation | None = None) -> "Dense":
         """A `Dense` that shares the Parameters of `linear` (the same objects), its training flag and nothing else.
 
         Raises:

@@ -1,7 +1,5 @@
 """What a dense layer accepts: the errors that `dense` and `Dense` raise before anything is computed."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy

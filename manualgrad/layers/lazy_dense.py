@@ -1,7 +1,5 @@
 """A `Dense` that learns its number of features in from the first batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

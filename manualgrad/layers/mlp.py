@@ -1,7 +1,5 @@
 """A multilayer perceptron: a stack of `Dense` layers."""
 
-from __future__ import annotations
-
 from collections import OrderedDict
 from collections.abc import Sequence
 from operator import index as as_integer

@@ -1,7 +1,5 @@
 """What a module computes in TorchScript, which can compile neither a backward pass by hand nor an `Activation`."""
 
-from __future__ import annotations
-
 import warnings
 from typing import Any
 

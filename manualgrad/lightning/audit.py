@@ -1,7 +1,5 @@
 """A callback that compares gradients with autograd's during training."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from typing import Any

@@ -1,7 +1,5 @@
 """Checkpoint files that are whole or not there: written beside their place, with a checksum that is tested on loading."""
 
-from __future__ import annotations
-
 import io
 import os
 import zipfile

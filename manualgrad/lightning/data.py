@@ -1,7 +1,5 @@
 """Scikit-learn's handwritten digits for Lightning: real data without a download."""
 
-from __future__ import annotations
-
 import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, Dataset, DistributedSampler, Sampler, TensorDataset

@@ -1,7 +1,5 @@
 """A callback that keeps the random states in the checkpoint, so that a resumed run draws what an uninterrupted one does."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

@@ -1,7 +1,5 @@
 """A DataLoader that continues in the middle of an epoch."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from contextlib import nullcontext

@@ -1,7 +1,5 @@
 """Learning rates that follow the whole of a training, also of one that goes on from a checkpoint."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Compare a Lightning module's training step, differentiated by hand, with autograd."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any

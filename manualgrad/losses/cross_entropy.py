@@ -1,7 +1,5 @@
 """Losses of logits: binary cross-entropy after a sigmoid, and cross-entropy after a softmax."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F

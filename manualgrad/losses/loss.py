@@ -5,8 +5,6 @@ autograd. Everything is a mean over the batch. Shapes: outputs a (or logits z) a
 Under `torch.autocast` losses are computed in float32, as PyTorch's are.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -23,7 +21,7 @@ class LossFunction(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(outputs: Tensor, targets: Tensor, loss: Loss) -> Tensor:
+    def forward(outputs: Tensor, targets: Tensor, loss: "Loss") -> Tensor:
         return loss.value(outputs, targets)
 
     @staticmethod

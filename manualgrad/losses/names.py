@@ -1,7 +1,5 @@
 """The losses by the names under which the command line and `BackpropModule` know them."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from manualgrad.losses.cross_entropy import BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss

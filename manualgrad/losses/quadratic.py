@@ -1,7 +1,5 @@
 """Losses of squared differences."""
 
-from __future__ import annotations
-
 import math
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Listen to a `Dense`: what each of its calls receives and returns, and what its backward pass is given and returns."""
 
-from __future__ import annotations
-
 from collections.abc import Container
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """Copy the user's optimizer onto the copied model, and describe it."""
 
-from __future__ import annotations
-
 import copy
 import inspect
 from typing import Any

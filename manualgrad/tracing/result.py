@@ -1,7 +1,5 @@
 """What `mg.trace` returns: a traced step that can show itself."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from os import PathLike
 from typing import Any

@@ -1,7 +1,5 @@
 """Record every z, a, delta, gradient and update of one training step."""
 
-from __future__ import annotations
-
 import copy
 import sys
 from collections.abc import Callable, Container, Iterable

@@ -1,7 +1,5 @@
 """The check of what copying does to a module."""
 
-from __future__ import annotations
-
 import copy
 import pickle
 import re

@@ -1,7 +1,5 @@
 """Checks of values and derivatives: against the reference, a float64 truth, and finite differences."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Sequence
 from itertools import combinations

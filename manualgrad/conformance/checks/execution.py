@@ -1,7 +1,5 @@
 """Checks of other ways to run a layer: under autocast, compiled, on a GPU."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

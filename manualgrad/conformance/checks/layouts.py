@@ -1,7 +1,5 @@
 """Checks with other strides of inputs and upstream gradients, and with more, fewer or empty axes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any

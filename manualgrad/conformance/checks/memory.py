@@ -1,7 +1,5 @@
 """Checks of memory: what a layer changes in place, keeps and leaks, and whether two runs agree to the last bit."""
 
-from __future__ import annotations
-
 import gc
 from typing import Any
 

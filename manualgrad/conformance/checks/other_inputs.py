@@ -1,7 +1,5 @@
 """The check with other numbers and sizes than those given: where layers have branches of their own."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Collection
 from contextlib import suppress

@@ -1,7 +1,5 @@
 """Checks of what surrounds a layer: grad mode, random numbers, PyTorch's settings."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Checks of `torch.func`: a layer mapped over samples, and differentiated forwards."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

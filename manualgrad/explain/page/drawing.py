@@ -4,8 +4,6 @@ What the circles and lines show depends on the section (`Look`). A large layer i
 with the layers around the one in question; the captions say so.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

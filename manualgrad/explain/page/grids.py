@@ -1,7 +1,5 @@
 """Matrices as coloured grids: which number stands in which cell, and what is said about them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 
 from manualgrad.explain.number_format import brief, displayed, intensity, typeset

@@ -1,7 +1,5 @@
 """The cost over the training steps, as a small plot."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

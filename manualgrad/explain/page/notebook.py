@@ -1,7 +1,5 @@
 """A traced step in the cell of a notebook: the page, or its text where a page cannot be shown."""
 
-from __future__ import annotations
-
 from html import escape
 
 from manualgrad.explain.page.write_page import page_of

@@ -3,8 +3,6 @@
 Where the drawing shows only some of the neurons, their numbers are a quantity of their own.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """What the page's script needs: the numbers of every training step, how each was computed, and what a click on it chooses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

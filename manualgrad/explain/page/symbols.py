@@ -4,8 +4,6 @@ Every symbol that stands for numbers carries its term (`data-t`), and every numb
 finds by them what belongs together.
 """
 
-from __future__ import annotations
-
 from manualgrad.explain.number_format import typeset
 from manualgrad.explain.page.mathml import Math, identifier, literal, operator, row, sum_over
 from manualgrad.explain.page.quantities import Quantities

@@ -10,8 +10,6 @@ C     the cost                              eta the learning rate, if the optimi
 r     examples in the batch; r1 of layer 1  N   number of all outputs
 """
 
-from __future__ import annotations
-
 from typing import NamedTuple
 
 

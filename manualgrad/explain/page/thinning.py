@@ -4,8 +4,6 @@ A grid shows block means: neighbouring rows and columns are averaged. A drawing 
 numbers. Neither pretends to be the whole.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

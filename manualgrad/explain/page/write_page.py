@@ -5,8 +5,6 @@ escaped, and the page forbids itself any script but its own and any connection a
 called `<script>` is a name and no more.
 """
 
-from __future__ import annotations
-
 import base64
 import hashlib
 import os

@@ -1,7 +1,5 @@
 """A callback that logs, while a net trains, how the error propagates back through its layers."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -110,7 +108,7 @@ class BackpropMonitor(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._warned = {(layer, symptom) for layer, symptom in state_dict["warned"]}
 
-    def plot(self) -> Figure:
+    def plot(self) -> "Figure":
         """A matplotlib figure of `history`: |delta| from layer to layer, and each quantity over the training."""
         return plot(self.history)
 

@@ -1,7 +1,5 @@
 """Histograms of a layer's errors, gradients and weights for TensorBoard, from a sample where the layer is wide."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

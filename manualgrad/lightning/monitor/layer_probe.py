@@ -1,7 +1,5 @@
 """Observe one `Dense` during one optimizer step: its error, its gradient, its update, and its units that learn nothing."""
 
-from __future__ import annotations
-
 import weakref
 from collections.abc import Callable
 from functools import partial

@@ -1,7 +1,5 @@
 """What the monitor observed in a layer in one step, and whether the layer is healthy."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import NamedTuple

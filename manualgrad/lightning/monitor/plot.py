@@ -1,7 +1,5 @@
 """The monitor's figure: the error from layer to layer, and each quantity over the training."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -28,7 +26,7 @@ OVER_TIME = {
 }
 
 
-def plot(history: Sequence[LayerRecord]) -> Figure:
+def plot(history: Sequence[LayerRecord]) -> "Figure":
     """Four panels: |delta| layer by layer in the first, middle and last sample; gradient, update and idle units by step.
 
     Raises:
@@ -68,7 +66,7 @@ def plot(history: Sequence[LayerRecord]) -> Figure:
     return figure
 
 
-def _draw_profile(axes: Axes, history: Sequence[LayerRecord], layers: Sequence[str]) -> None:
+def _draw_profile(axes: "Axes", history: Sequence[LayerRecord], layers: Sequence[str]) -> None:
     steps = sorted({record.step for record in history})
     chosen = dict.fromkeys((steps[0], steps[len(steps) // 2], steps[-1]))
     for step, (colour, marker) in zip(chosen, SAMPLES, strict=False):

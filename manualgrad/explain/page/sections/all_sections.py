@@ -1,7 +1,5 @@
 """The sections of the page in order: forward, loss, errors backwards, gradients, updates."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

@@ -1,7 +1,5 @@
 """The error delta = dC/dz: of the output layer, then backpropagated layer by layer."""
 
-from __future__ import annotations
-
 from manualgrad.explain.page import grids
 from manualgrad.explain.page.drawing import Look, Shows, draw
 from manualgrad.explain.page.mathml import Math, row, transposed

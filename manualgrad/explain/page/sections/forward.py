@@ -1,7 +1,5 @@
 """Forward: z = w a + b, then a = sigma(z), one layer after the other."""
 
-from __future__ import annotations
-
 from manualgrad.explain.page import grids
 from manualgrad.explain.page.drawing import Look, Shows, draw
 from manualgrad.explain.page.mathml import operator, row

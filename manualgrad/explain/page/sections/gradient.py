@@ -1,7 +1,5 @@
 """The gradients dC/dw = delta a^T and dC/db = delta, summed over the batch."""
 
-from __future__ import annotations
-
 from manualgrad.explain.page import grids
 from manualgrad.explain.page.drawing import Look, Shows, draw
 from manualgrad.explain.page.mathml import identifier, row, sum_over, transposed

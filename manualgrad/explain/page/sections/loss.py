@@ -3,8 +3,6 @@
 In the formulas i counts the r examples and k the outputs; N is the number of all outputs.
 """
 
-from __future__ import annotations
-
 from manualgrad.explain.loss_formulas import Formula
 from manualgrad.explain.page import grids
 from manualgrad.explain.page.drawing import Look, Shows, draw

@@ -1,7 +1,5 @@
 """What one section of the page holds."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

@@ -1,7 +1,5 @@
 """Gradient descent: w := w - eta dC/dw, b := b - eta dC/db."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from manualgrad.explain.page import grids
