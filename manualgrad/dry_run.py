@@ -183,9 +183,7 @@ def set_random_states(states: dict[str, Any], devices: Collection[torch.device] 
     random.setstate(states["python"])
     if "numpy" in states:
         sys.modules["numpy.random"].set_state(states["numpy"])
-    for device, state in zip(
-        devices, states["devices"], strict=False
-    ):  # fewer where a checkpoint was made without a GPU
+    for device, state in zip(devices, states["devices"], strict=False):  # fewer if a checkpoint was made without a GPU
         torch.get_device_module(device).set_rng_state(state.cpu(), device)
 
 

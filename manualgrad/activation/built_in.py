@@ -112,40 +112,17 @@ def _softplus(beta: float, threshold: float) -> dict[str, Any]:
     }
 
 
-build_in("identity", value=lambda z: z, derivative=torch.ones_like, from_output=True)
-build_in(
-    "relu",
-    value=F.relu,
-    derivative=_step,
-    from_output=True,
-    product=lambda g, a: aten.threshold_backward(g, a, 0),
-    value_in_place=torch.relu_,
-)
+_of_a = partial(build_in, from_output=True)  # name, sigma(z), and sigma'(z) as a function of a
+
+_of_a("identity", lambda z: z, torch.ones_like)
+_of_a("relu", F.relu, _step, product=lambda g, a: aten.threshold_backward(g, a, 0), value_in_place=torch.relu_)
 build_in("leaky_relu", **_leaky_relu(0.01))
 build_in("elu", **_elu(1.0))
-build_in(
-    "sigmoid",
-    value=torch.sigmoid,
-    derivative=lambda a: a * (1 - a),
-    from_output=True,
-    product=aten.sigmoid_backward,
-    value_in_place=torch.sigmoid_,
-)
-build_in(
-    "tanh",
-    value=torch.tanh,
-    derivative=lambda a: 1 - a * a,
-    from_output=True,
-    product=aten.tanh_backward,
-    value_in_place=torch.tanh_,
-)
+_of_a("sigmoid", torch.sigmoid, lambda a: a * (1 - a), product=aten.sigmoid_backward, value_in_place=torch.sigmoid_)
+_of_a("tanh", torch.tanh, lambda a: 1 - a * a, product=aten.tanh_backward, value_in_place=torch.tanh_)
 build_in("softplus", **_softplus(1.0, 20.0))
-build_in("gelu", value=F.gelu, derivative=_gelu_derivative, product=aten.gelu_backward)
-build_in(
-    "gelu_tanh",
-    value=partial(F.gelu, approximate="tanh"),
-    derivative=_gelu_tanh_derivative,
-    product=partial(aten.gelu_backward, approximate="tanh"),
-)
-build_in("silu", value=F.silu, derivative=_silu_derivative, product=aten.silu_backward)
+build_in("gelu", F.gelu, _gelu_derivative, product=aten.gelu_backward)
+_gelu_tanh, _gelu_tanh_backward = (partial(gelu, approximate="tanh") for gelu in (F.gelu, aten.gelu_backward))
+build_in("gelu_tanh", _gelu_tanh, _gelu_tanh_derivative, product=_gelu_tanh_backward)
+build_in("silu", F.silu, _silu_derivative, product=aten.silu_backward)
 identity = activations["identity"]

@@ -121,7 +121,8 @@ def check_unchanged(options: Mapping[str, Any], saved: Mapping[str, Any], keys: 
     )
     changed = [name for name in kept if name in given and given[name] != kept[name] and not name.endswith("class_path")]
     if changed:
-        names = " and ".join(f"--{name} {_short(given[name])}, where it has {_short(kept[name])}" for name in changed)
+        pairs = [(name, *(printable(str(which[name])) for which in (given, kept))) for name in changed]
+        names = " and ".join(f"--{name} {new}, where it has {old}" for name, new, old in pairs)
         raise ValueError(
             f"Expected the options that the checkpoint was saved with, got {names}. Leave them out; or to go on from its weights "
             "with other options, in Python: load_from_checkpoint(path, option=...) of the model's class."
@@ -137,7 +138,3 @@ def _flat(options: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
-
-
-def _short(value: Any) -> str:
-    return printable(str(value))

@@ -77,23 +77,15 @@ def check_devices(input: Tensor, weight: Tensor, bias: Tensor | None) -> None:
             )
 
 
-def check_definition(in_features: int, out_features: int, bias: bool, caller: str) -> None:
-    """What a layer may be made of. Raises as the two below do."""
-    _check_sizes(in_features, out_features)
-    _check_bias(bias, caller)
-
-
-def _check_sizes(in_features: int, out_features: int) -> None:
-    """Raises TypeError unless both are integers, ValueError for a negative one. Zero is allowed, as in `nn.Linear`."""
+def check_definition(in_features: int, out_features: int, bias: object, caller: str) -> None:
+    """What a layer may be made of. Raises TypeError unless both sizes are integers, ValueError for a negative one: zero is allowed,
+    as in `nn.Linear`. TypeError for a bias that is not True, False, None (or 1, 0, or numpy's): an activation in its place would
+    count as yes."""
     for name, size in (("in_features", in_features), ("out_features", out_features)):
         if not hasattr(size, "__index__"):
             raise TypeError(f"Dense expected `{name}` to be an integer, got {size!r}. Pass for example Dense(784, 30).")
         if size < 0:
             raise ValueError(f"Dense expected `{name}` to be at least 0, got {size}. Pass for example Dense(784, 30).")
-
-
-def _check_bias(bias: object, caller: str) -> None:
-    """Raises TypeError for anything but True, False, None (or 1, 0, or numpy's): an activation in this place would count as yes."""
     is_numpy_bool = getattr(getattr(bias, "dtype", None), "kind", None) == "b" and getattr(bias, "ndim", None) == 0
     if bias is None or is_numpy_bool or (isinstance(bias, int) and bias in (0, 1)):
         return

@@ -38,17 +38,10 @@ class MLP(nn.Sequential):
         dtype: torch.dtype | None = None,
     ) -> None:
         sizes = _checked(sizes)
-        hidden, last = (
-            activation_named(activation),
-            activation_named(output_activation),
-        )  # fails before any layer is made
-        activations = [hidden] * (len(sizes) - 2) + [last]
-        super().__init__(
-            *(
-                Dense(n, m, bias, sigma, device=device, dtype=dtype)
-                for n, m, sigma in zip(sizes[:-1], sizes[1:], activations, strict=True)
-            )
-        )
+        # What is wrong fails before any layer is made.
+        activations = [activation_named(activation)] * (len(sizes) - 2) + [activation_named(output_activation)]
+        of_layers = zip(sizes[:-1], sizes[1:], activations, strict=True)
+        super().__init__(*(Dense(n, m, bias, sigma, device=device, dtype=dtype) for n, m, sigma in of_layers))
         self.sizes = sizes
 
     def __getitem__(self, index: Any) -> Any:

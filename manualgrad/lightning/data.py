@@ -31,16 +31,14 @@ class DigitsDataModule(LightningDataModule):
     def __init__(self, batch_size: int = 32, num_workers: int = 0, seed: int = 0) -> None:
         super().__init__()
         require("sklearn", extra="demo", purpose="DigitsDataModule")
-        if not isinstance(batch_size, int) or batch_size < 1:
-            raise ValueError(
-                f"DigitsDataModule expected `batch_size` to be a whole number of at least 1, got {batch_size!r}. "
-                "Pass for example batch_size=32."
-            )
-        if not isinstance(num_workers, int) or num_workers < 0:
-            raise ValueError(
-                f"DigitsDataModule expected `num_workers` to be a whole number of at least 0, got {num_workers!r}. "
-                "Pass num_workers=0."
-            )
+        for name, value, least, advice in (
+            ("batch_size", batch_size, 1, "Pass for example batch_size=32."),
+            ("num_workers", num_workers, 0, "Pass num_workers=0."),
+        ):
+            if not isinstance(value, int) or value < least:
+                raise ValueError(
+                    f"DigitsDataModule expected `{name}` to be a whole number of at least {least}, got {value!r}. {advice}"
+                )
         self.save_hyperparameters()
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
         self._train_loader: ResumableLoader | None = None

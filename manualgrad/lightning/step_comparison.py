@@ -47,7 +47,9 @@ def compare_training_step(
 
     with precision.train_step_context():
         comparison = compare(_TrainingStep(module, run_step), _loss_of, tuple(tensors), name, tolerance)
-    return replace(comparison, rows=tuple(replace(row, name=_short(row.name)) for row in comparison.rows))
+    return replace(
+        comparison, rows=tuple(replace(row, name=row.name.removeprefix("module.")) for row in comparison.rows)
+    )
 
 
 class _TrainingStep(nn.Module):
@@ -57,7 +59,7 @@ class _TrainingStep(nn.Module):
         super().__init__()
         self.module = deep_copied(module)
         pass_on_requests(module, self.module)
-        self.module.log = self.module.log_dict = _log_nothing  # type: ignore[method-assign]
+        self.module.log = self.module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
         self.run_step = run_step
 
     def forward(self, *tensors: Any) -> Any:
@@ -72,11 +74,3 @@ def _loss_of(output: Any, name: str) -> Tensor:
             "Return the loss."
         )
     return loss
-
-
-def _log_nothing(*args: Any, **kwargs: Any) -> None:
-    pass
-
-
-def _short(name: str) -> str:
-    return name.removeprefix("module.")

@@ -78,22 +78,17 @@ class SoftmaxCrossEntropyLoss(Loss):
             )
         indices_shape = (*outputs.shape[:axis], *outputs.shape[axis + 1 :])
         if targets.is_floating_point():
-            _check_probabilities(outputs, targets, indices_shape)
+            if tuple(targets.shape) == indices_shape:
+                raise ValueError(
+                    f"SoftmaxCrossEntropyLoss expected targets of the outputs' shape {tuple(outputs.shape)}, got {indices_shape}. "
+                    "Reshape one of them, nothing is broadcast; or, if these are class indices, convert them with targets.long()."
+                )
             return super().check(outputs, targets)
         _check_indices(outputs, targets, indices_shape, outputs.size(axis), self.ignored)
 
 
 def _class_axis(outputs: Tensor) -> int:
     return 0 if outputs.dim() == 1 else 1
-
-
-def _check_probabilities(outputs: Tensor, targets: Tensor, indices_shape: tuple[int, ...]) -> None:
-    """Raises ValueError where floating point targets have the shape of class indices."""
-    if tuple(targets.shape) == indices_shape:
-        raise ValueError(
-            f"SoftmaxCrossEntropyLoss expected targets of the outputs' shape {tuple(outputs.shape)}, got {indices_shape}. "
-            "Reshape one of them, nothing is broadcast; or, if these are class indices, convert them with targets.long()."
-        )
 
 
 def _check_indices(outputs: Tensor, targets: Tensor, shape: tuple[int, ...], classes: int, ignored: int) -> None:
