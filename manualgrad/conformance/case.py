@@ -61,6 +61,11 @@ class Case:
             leaves[i] = leaves[i].to(dtype or leaves[i].dtype).requires_grad_(i in which)
         return leaves
 
+    def with_rows_as_the_first(self) -> list[int]:
+        """Which inputs have as many rows as the first, a tensor of at least one axis: they may belong to the same samples."""
+        tensors = [(i, x) for i, x in enumerate(self.given) if isinstance(x, Tensor) and x.dim() > 0]
+        return [i for i, x in tensors if x.size(0) == self.values[0].size(0)]
+
     def gradient_names(self, where: str = "") -> list[str]:
         """What to call the gradients by all that is differentiable."""
         return [f"{where}the gradient by {self.names[i]}" for i in self.differentiable]
@@ -141,16 +146,12 @@ def _callable(subject: Any, role: str) -> Any:
         raise TypeError(
             f"check_backward expected `{role}` to be a Function's class, got an instance. Pass {name} or {name}.apply."
         )
+    expected = f"check_backward expected `{role}` to be a function, a module or an autograd.Function, got"
     if isinstance(subject, Tensor):
-        raise TypeError(
-            f"check_backward expected `{role}` to be a function, a module or an autograd.Function, got a tensor of shape "
-            f"{tuple(subject.shape)}. Pass the same computation before the inputs: check_backward(layer, reference, *inputs)."
-        )
+        order = "Pass the same computation before the inputs: check_backward(layer, reference, *inputs)."
+        raise TypeError(f"{expected} a tensor of shape {tuple(subject.shape)}. {order}")
     if isinstance(subject, type) or not callable(subject):
-        raise TypeError(
-            f"check_backward expected `{role}` to be a function, a module or an autograd.Function, got {subject!r}. "
-            "Pass an instance of a module, not its class."
-        )
+        raise TypeError(f"{expected} {subject!r}. Pass an instance of a module, not its class.")
     return subject
 
 

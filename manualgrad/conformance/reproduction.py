@@ -19,17 +19,14 @@ def first_line(case: Case, check: str, given: Sequence[Any]) -> str:
     elif check == "complex" and has_parameters:
         bound += "layer = __import__('copy').deepcopy(layer).to(torch.complex128); "
     wanted = "(x for x in inputs if getattr(x, 'requires_grad', False))" + ", *layer.parameters()" * has_parameters
-    return f"{bound}inputs = [{inputs}]; wanted = [*{wanted}]{_JOINED if _returns_several(case) else ''}"
+    returns_several = not isinstance(case.reference(*case.leaves()), Tensor)
+    return f"{bound}inputs = [{inputs}]; wanted = [*{wanted}]{_JOINED if returns_several else ''}"
 
 
 _JOINED = (
     "; layer, reference = (lambda *x, f=f: torch.cat([y.flatten() for y in torch.utils._pytree.tree_leaves(f(*x)) "
     "if y.requires_grad]) for f in (layer, reference))"
 )
-
-
-def _returns_several(case: Case) -> bool:
-    return not isinstance(case.reference(*case.leaves()), Tensor)
 
 
 def _like(x: Any) -> str:

@@ -5,6 +5,7 @@ autograd. Everything is a mean over the batch. Shapes: outputs a (or logits z) a
 Under `torch.autocast` losses are computed in float32, as PyTorch's are.
 """
 
+import functools
 from typing import Any
 
 import torch
@@ -55,14 +56,9 @@ class LossFunctionWithTangent(LossFunction):
     @staticmethod
     def jvp(ctx: Any, outputs_tangent: Tensor | None, targets_tangent: Tensor | None, _: None) -> Tensor | None:
         outputs, targets = ctx.saved_tensors
-        along_outputs = along_targets = None
-        if outputs_tangent is not None:
-            along_outputs = (ctx.loss.gradient(outputs, targets) * outputs_tangent).sum()
-        if targets_tangent is not None:
-            along_targets = (ctx.loss.target_gradient(outputs, targets) * targets_tangent).sum()
-        if along_outputs is None or along_targets is None:
-            return along_targets if along_outputs is None else along_outputs
-        return along_outputs + along_targets
+        tangents = ((ctx.loss.gradient, outputs_tangent), (ctx.loss.target_gradient, targets_tangent))
+        along = [(slope(outputs, targets) * tangent).sum() for slope, tangent in tangents if tangent is not None]
+        return functools.reduce(Tensor.add, along) if along else None
 
 
 class Loss(nn.Module):

@@ -79,7 +79,11 @@ def trace(
             value = _loss_value(loss, outputs, targets)
             of_forward = tuple(calls)
             _backward(value, {*model.parameters(), *_parameters_of(loss)}, originals)
-            _check_not_computed_anew(calls[len(of_forward) :])
+            if any(call.has_gradient for call in calls[len(of_forward) :]):
+                raise ValueError(
+                    "trace expected the forward pass to be the one that is differentiated, got a part of it computed anew by "
+                    "torch.utils.checkpoint. Call checkpoint with use_reentrant=False."
+                )
             trained = _update(step, frozen)
             traced_layers = tuple(call.finished(trained) for call in of_forward)
         finally:
@@ -155,14 +159,6 @@ def _update(step: Optimizer, frozen: list[Tensor]) -> set[Tensor]:
     trained = {p for group in step.param_groups for p in group["params"] if p.grad is not None}
     step.step()
     return trained
-
-
-def _check_not_computed_anew(calls_in_backward: list[TracedCall]) -> None:
-    if any(call.has_gradient for call in calls_in_backward):
-        raise ValueError(
-            "trace expected the forward pass to be the one that is differentiated, got a part of it computed anew by "
-            "torch.utils.checkpoint. Call checkpoint with use_reentrant=False."
-        )
 
 
 def _backward(value: Tensor, ours: set[Tensor], originals: Container[int]) -> None:

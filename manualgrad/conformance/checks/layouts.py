@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import torch
@@ -64,32 +65,14 @@ _STRIDED = (
 _EXPANDED = "for f in (layer, reference): print(torch.autograd.grad(f(*inputs).sum().abs(), wanted))"
 
 
-def batch_of_one(case: Case) -> str:
-    """A single row, which breaks code that squeezes the batch axis."""
-    return _with_shape(case, lambda x: x[:1], "a batch of one")
-
-
-def empty_batch(case: Case) -> str:
-    """No rows at all."""
-    return _with_shape(case, lambda x: x[:0], "an empty batch")
-
-
-def more_axes(case: Case) -> str:
-    """One leading axis more."""
-    return _with_shape(case, lambda x: torch.stack([x, 2 * x if is_differentiable(x) else x]), "one axis more")
-
-
-def fewer_axes(case: Case) -> str:
-    """One sample without a batch axis."""
-    return _with_shape(case, lambda x: x[0], "no batch axis")
-
-
 def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> str:
     first = case.values[0]
     if not isinstance(first, Tensor) or first.dim() < 2 and not (first.dim() == 1 and name == "one axis more"):
         raise NotApplicable("the first input has no batch axis")
-    alike = [i for i in range(len(case.given)) if i == 0 or _is_alike(case.values[i], first)]
-    for which in (alike, [0]):  # whether the other inputs belong to the samples is for the reference to say
+    for which in (
+        case.with_rows_as_the_first(),
+        [0],
+    ):  # whether the other inputs belong to the samples is for the reference to say
         changed = [change(x) if i in which else x for i, x in enumerate(case.values)]
         with suppress(NotApplicable):
             expect_equal_on(case, changed, f"with {name}")
@@ -97,8 +80,15 @@ def _with_shape(case: Case, change: Callable[[Tensor], Tensor], name: str) -> st
     raise NotApplicable(f"{name}: nor by the reference")
 
 
-def _is_alike(x: Any, first: Tensor) -> bool:
-    return isinstance(x, Tensor) and x.dim() > 0 and x.size(0) == first.size(0)
+def _with_an_axis(x: Tensor) -> Tensor:
+    return torch.stack([x, 2 * x if is_differentiable(x) else x])
+
+
+# A single row, which breaks code that squeezes the batch axis; no rows at all; a leading axis; a sample without a batch axis.
+batch_of_one = partial(_with_shape, change=lambda x: x[:1], name="a batch of one")
+empty_batch = partial(_with_shape, change=lambda x: x[:0], name="an empty batch")
+more_axes = partial(_with_shape, change=_with_an_axis, name="one axis more")
+fewer_axes = partial(_with_shape, change=lambda x: x[0], name="no batch axis")
 
 
 def _compare(case: Case, changed: list[Any], name: str, expression: str) -> None:

@@ -99,7 +99,8 @@ def _survivors(case: Case, function: Any) -> int:
 def saved(case: Case) -> str:
     """At most twice as many bytes saved for the backward pass as by the reference. Inputs do not count."""
     ours, theirs = _saved_bytes(case, case.layer), _saved_bytes(case, case.reference)
-    attributes = _kept_on_ctx(case)
+    nodes = handwritten(outputs(case.layer, case.leaves()))
+    attributes = [name for node in nodes for name, value in vars(node).items() if isinstance(value, Tensor)]
     if attributes:
         raise Failed(
             f"ctx.{attributes[0]} is a tensor: out of reach of saved_tensors_hooks and checkpointing, and a leak if it is the "
@@ -130,11 +131,6 @@ def _saved_bytes(case: Case, function: Any) -> int:
     total = sum(kept.values())
     del results
     return total
-
-
-def _kept_on_ctx(case: Case) -> list[str]:
-    nodes = handwritten(outputs(case.layer, case.leaves()))
-    return [name for node in nodes for name, value in vars(node).items() if isinstance(value, Tensor)]
 
 
 def determinism(case: Case) -> str:

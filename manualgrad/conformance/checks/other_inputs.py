@@ -38,8 +38,8 @@ def _variants(case: Case) -> list[tuple[str, list[Any]]]:
     variants = [(name, _changed(case, chosen, change)) for name, change in changes.items() for chosen in which]
     first = case.values[0]
     if isinstance(first, Tensor) and first.dim() > 1 and first.size(0):
-        alike = [i for i, x in enumerate(case.given) if isinstance(x, Tensor) and x.dim() and len(x) == len(first)]
-        variants += [("more than 64 rows", _changed(case, chosen, _more_rows)) for chosen in (alike, [0])]
+        which = [case.with_rows_as_the_first(), [0]]
+        variants += [("more than 64 rows", _changed(case, chosen, _more_rows)) for chosen in which]
     if not isinstance(case.original, torch.nn.Module):  # a module's parameters have the sizes that it was made with
         shapes = [x.shape for x in case.given[1:] if isinstance(x, Tensor) and x.dim() == 2]
         for small, large in {(min(shape), max(shape)) for shape in shapes if min(shape) < max(shape)}:

@@ -31,19 +31,11 @@ class Look(NamedTuple):
     parameters: Callable[[int], str] = lambda layer: "wb"  # the letters of what its lines and squares show
 
 
-class Minor(NamedTuple):
-    y: float
-    label: str
-    term: Term
-    cell: Cell
-
-
 class Neuron(NamedTuple):
-    x: float
     y: float
     name: str
     cell: Cell | None
-    minor: list[Minor]
+    minor: list[tuple[str, Term, Cell]]  # further numbers under the circle, each with its label
     bias: Cell | None
 
 
@@ -132,13 +124,10 @@ def _column(q: Quantities, look: Look, name: Term, x: float, ys: list[float], ra
         circles = " ".join(str(part or "-") for part in parts)
     for j, y in enumerate(ys if q.is_small else ()):
         main = None if shows.term is None else cell(q, Key(q.drawn(shows.term), "*", j))
-        minor = [
-            Minor(y + radius + 12 + 12 * i, label, term, cell(q, Key(q.drawn(term), "*", j)))
-            for i, (label, term) in enumerate(shows.minor)
-            if has_text
-        ]
+        under = shows.minor if has_text else ()
+        minor = [(label, term, cell(q, Key(q.drawn(term), "*", j))) for label, term in under]
         bias = None if drawn_bias is None else cell(q, Key(drawn_bias, 0, j))
-        neurons.append(Neuron(x, y, axis.labels[j], main, minor, bias))
+        neurons.append(Neuron(y, axis.labels[j], main, minor, bias))
     under_the_circle = () if has_text else shows.minor  # no room for them there: the circle stands for them too
     terms = " ".join(map(str, (shows.term or name, *(term for _, term in under_the_circle))))
     title = {"a": f"layer {layer}" if layer else "input", "x": f"input of {name.layer}", "o": "outputs"}[name.letter]

@@ -28,37 +28,17 @@ MOST_PRINTED = 30  # sections; of more the open one is printed
 
 
 def write_page(
-    traces: Sequence[TracedStep],
-    path: str | os.PathLike[str],
-    *,
-    title: str | None = None,
-    steps: Sequence[int] | None = None,
-    about: str | None = None,
-    image_shape: tuple[int, int] | None = None,
-    caller: str = "write_page",
+    traces: Sequence[TracedStep], path: str | os.PathLike[str], *, caller: str = "write_page", **options: Any
 ) -> None:
-    """Write the page to `path`. Several traces are training steps of one model, and get a slider.
-
-    Args:
-        steps: the number of each trace's training step, rising; by default 1, 2, 3, ...
-        about: a sentence on the data.
-        image_shape: (height, width), if each example is an image: it is shown beside the numbers. Inputs of shape
-            (r, height, width) or (r, 1, height, width) are taken for images as they are.
-        caller: whose name stands in what is refused.
-
-    Raises:
-        MissingExtraError: Jinja2 is not installed.
-        ValueError: there is no trace, they are not of one model, a batch is empty, or `steps` does not fit.
-        TypeError: complex numbers, which the page cannot draw.
-        FileNotFoundError: there is no folder for `path`.
-    """
+    """Write the page to `path`. Options, and what it raises, as for `page_of`; besides FileNotFoundError: there is no folder for
+    `path`."""
     path = Path(path)
     if not path.parent.is_dir():
         raise FileNotFoundError(
             f"{caller} expected `path` in a folder that exists, got {str(path)!r}, and there is no folder {str(path.parent)!r}. "
             "Make the folder first, or name another file."
         )
-    page = page_of(traces, title=title, steps=steps, about=about, image_shape=image_shape, caller=caller)
+    page = page_of(traces, caller=caller, **options)
     path.write_text(page, encoding="utf-8", errors="xmlcharrefreplace", newline="\n")
 
 
@@ -71,7 +51,20 @@ def page_of(
     image_shape: tuple[int, int] | None = None,
     caller: str = "write_page",
 ) -> str:
-    """The page as text. Raises as `write_page`."""
+    """The page as text. Several traces are training steps of one model, and get a slider.
+
+    Args:
+        steps: the number of each trace's training step, rising; by default 1, 2, 3, ...
+        about: a sentence on the data.
+        image_shape: (height, width), if each example is an image: it is shown beside the numbers. Inputs of shape
+            (r, height, width) or (r, 1, height, width) are taken for images as they are.
+        caller: whose name stands in what is refused.
+
+    Raises:
+        MissingExtraError: Jinja2 is not installed.
+        ValueError: there is no trace, they are not of one model, a batch is empty, or `steps` does not fit.
+        TypeError: complex numbers, which the page cannot draw.
+    """
     require("jinja2", extra="demo", purpose="The page")
     steps = range(1, len(traces) + 1) if steps is None else steps
     _check(traces, steps, caller)
