@@ -108,15 +108,16 @@ def row(
     off_truth = off if truth is None else _differences(by_hand, truth)
     difference = _largest(off, finite=False)
     ok = bool(((off <= allowed) | (off_truth <= allowed)).all())
-    errors = [math.nan, math.nan]  # by hand and by autograd
+    errors = (math.nan, math.nan)  # by hand and by autograd
     if truth is not None:
-        errors = [_relative(_largest(_differences(x, truth), finite=False), scale) for x in (by_hand, autograd)]
+        largest = [_largest(_differences(x, truth), finite=False) for x in (by_hand, autograd)]
+        errors = (_relative(largest[0], scale), _relative(largest[1], scale))
     relative = _relative(difference, scale if zero else _largest(autograd))
     not_finite = int((~by_hand.isfinite() & _same(by_hand, autograd)).sum())
     if 0 < not_finite == autograd.numel():  # a difference of 0 would claim what nobody has seen
         difference, relative, ok = math.nan, math.nan, False
         if truth is None or not truth.isfinite().any():
-            errors = [math.nan, math.nan]
+            errors = (math.nan, math.nan)
     return Row(name, tuple(autograd.shape), difference, relative, *errors, ok, factored, not_finite, zero and ok)
 
 

@@ -5,7 +5,7 @@ so what may be overwritten after it, is what the one of `torch.nn` saves: a for 
 place, z for the others.
 """
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -92,6 +92,7 @@ def _is_plain(input: Any) -> bool:
 
 
 BY_HAND: dict[type[nn.Module], type[ByHand]] = {
-    plain: type(plain.__name__, (ByHand, plain), {"torch_class": plain, "__module__": __name__}) for plain in TWINS
+    plain: cast(type[ByHand], type(plain.__name__, (ByHand, plain), {"torch_class": plain, "__module__": __name__}))
+    for plain in TWINS
 }
 globals().update({twin.__name__: twin for twin in BY_HAND.values()})  # where pickle looks for them: ReLU, Sigmoid, ...

@@ -6,6 +6,7 @@ Under `torch.autocast` losses are computed in float32, as PyTorch's are.
 """
 
 import functools
+import operator
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ class LossFunctionWithTangent(LossFunction):
         outputs, targets = ctx.saved_tensors
         tangents = ((ctx.loss.gradient, outputs_tangent), (ctx.loss.target_gradient, targets_tangent))
         along = [(slope(outputs, targets) * tangent).sum() for slope, tangent in tangents if tangent is not None]
-        return functools.reduce(Tensor.add, along) if along else None
+        return functools.reduce(operator.add, along) if along else None
 
 
 class Loss(nn.Module):

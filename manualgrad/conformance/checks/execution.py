@@ -92,6 +92,6 @@ def cuda(case: Case) -> str:
             moved = copy.deepcopy(function.subject).cuda()
             function = AsFunction(moved, function.inputs, function.parameters)
         both.append(outputs_and_gradients(function, leaves))
-    line = "print(layer(*[x.cuda() for x in inputs]))"
-    expect_equal(case.result_names(both[0]), *both, line=line, tolerance=1e-9)
+    names, line = case.result_names(both[0]), "print(layer(*[x.cuda() for x in inputs]))"
+    expect_equal(names, both[0], both[1], line=line, tolerance=1e-9)
     return torch.cuda.get_device_name()

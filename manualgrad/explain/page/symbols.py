@@ -16,7 +16,8 @@ DIFFERENTIATED = {"g": "a", "og": "a", "u": "w", "v": "b", "U": "w", "V": "b"}  
 
 def of_term(term: Term, index: Math | None = None, *, in_line: bool = False) -> Math:
     """The symbol of a quantity: w2 -> w^2, u2 -> ∂C/∂w^2, s2 -> σ′(z^2). `in_line`: a derivative with a slash."""
-    letter, layer = term.letter, "out" if term.letter in ("o", "og") else term.layer
+    letter = term.letter
+    layer: int | str | None = "out" if letter in ("o", "og") else term.layer
     if letter == "s":
         return row(symbol("σ′", None, term), "(", symbol("z", layer, Term("z", term.layer), index), ")")
     if letter not in DIFFERENTIATED:

@@ -4,7 +4,7 @@ from manualgrad.explain.page import grids
 from manualgrad.explain.page.drawing import Look, Shows, draw
 from manualgrad.explain.page.mathml import operator, row
 from manualgrad.explain.page.quantities import Quantities
-from manualgrad.explain.page.sections.section import Section, written_sum
+from manualgrad.explain.page.sections.section import Line, Section, written_sum
 from manualgrad.explain.page.symbols import number, of_term, position, symbol
 from manualgrad.explain.page.terms import Term
 
@@ -18,6 +18,7 @@ def forward(q: Quantities, layer: int, activation: str) -> Section:
         (number(q, w, "@", k, factor=k > 0), "·", number(q, below, "*", k, factor=True)) for k in range(weights.count)
     ]
     bias = [row("+", number(q, b, 0, "@", factor=True))] if has_bias else []
+    product: Line = [grids.column(q, z), "=", grids.matrix(q, w), grids.column(q, below)]
     return Section(
         "Forward",
         layer,
@@ -32,8 +33,7 @@ def forward(q: Quantities, layer: int, activation: str) -> Section:
             row(of_term(a), "=", sigma, "(", of_term(z), ")"),
         ],
         matrices=[
-            [grids.column(q, z), "=", grids.matrix(q, w), grids.column(q, below)]
-            + (["+", grids.column(q, b)] if has_bias else []),
+            [*product, "+", grids.column(q, b)] if has_bias else product,
             [grids.column(q, a), "=", "σ (", grids.column(q, z), ")"],
         ],
         written=[

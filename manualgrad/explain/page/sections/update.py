@@ -1,10 +1,11 @@
 """Gradient descent: w := w - eta dC/dw, b := b - eta dC/db."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from manualgrad.explain.page import grids
 from manualgrad.explain.page.drawing import Look, Shows, draw
-from manualgrad.explain.page.mathml import identifier, row
+from manualgrad.explain.page.mathml import Math, identifier, row
 from manualgrad.explain.page.quantities import Quantities
 from manualgrad.explain.page.sections.section import Line, Section
 from manualgrad.explain.page.symbols import number, of_term, position
@@ -15,8 +16,9 @@ def update(q: Quantities, layer: int, optimizer: str, *, is_trained: bool) -> Se
     """`is_trained`: the optimizer has this layer."""
     is_plain, below = q.update_is_plain[layer - 1], q.input_term(layer)
     at = position(q, Term("d", layer), "@")
-    weight_gradient, bias_gradient = "UV" if Term("U", layer) in q else "uv"
+    weight_gradient, bias_gradient = ("U", "V") if Term("U", layer) in q else ("u", "v")
     index = row(at, identifier(","), position(q, below, "%"))
+    parameters: list[tuple[Callable[[Quantities, Term], grids.Grid], str, str, str, Math, tuple[int | str, str]]]
     parameters = [(grids.matrix, "w", weight_gradient, "W", index, ("@", "%"))]
     if Term("b", layer) in q:
         parameters.append((grids.column, "b", bias_gradient, "B", at, (0, "@")))
