@@ -15,9 +15,10 @@ from torch import Tensor, nn
 from manualgrad import equations
 from manualgrad.activation.activation import Activation
 from manualgrad.activation.torch_twins import twin_of
-from manualgrad.autograd.apply import apply, is_plain_mode
+from manualgrad.autograd.apply import is_plain_mode, plain_apply
 from manualgrad.autograd.autocast import is_autocasting, without_autocast
 from manualgrad.autograd.switch import is_by_autograd
+from manualgrad.autograd.torch_state import is_any_autocast_enabled
 from manualgrad.layers.in_script import InScript
 
 
@@ -25,27 +26,30 @@ class ActivationFunction(torch.autograd.Function):
     """a = sigma(z), differentiated by `manualgrad.equations`: z and a of any shape (...). `in_place`: a is written over z."""
 
     @staticmethod
-    def forward(z: Tensor, activation: Activation, in_place: bool) -> Tensor:
-        if not in_place:
-            return activation.value(z)
-        assert activation.value_in_place is not None
-        return activation.value_in_place(z)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        z, activation, in_place = inputs
+    def forward(ctx: Any, z: Tensor, activation: Activation, in_place: bool) -> Tensor:
         ctx.activation = activation
         ctx.set_materialize_grads(False)
         if in_place:
+            assert activation.value_in_place is not None
             ctx.mark_dirty(z)
-        ctx.save_for_backward(output if activation.from_output else z)
+            a = activation.value_in_place(z)
+        else:
+            a = activation.value(z)
+        ctx.save_for_backward(a if activation.from_output else z)
+        return a
 
     @staticmethod
     def backward(ctx: Any, cost_gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
         if cost_gradient is None:
             return None, None, None
+        (kept,) = ctx.saved_tensors
+        if not is_any_autocast_enabled():
+            return equations.output_error(cost_gradient, ctx.activation, kept), None, None
         with without_autocast(cost_gradient):  # the dtypes were chosen in the forward pass
-            return equations.output_error(cost_gradient, ctx.activation, *ctx.saved_tensors), None, None
+            return equations.output_error(cost_gradient, ctx.activation, kept), None, None
+
+
+_apply = plain_apply(ActivationFunction)
 
 
 class ByHand(InScript):
@@ -54,6 +58,7 @@ class ByHand(InScript):
     or a view would be written over: PyTorch knows beforehand when that is an error."""
 
     torch_class: type[Any]
+    _only_sigma: Any = None  # of a class without options
     inplace = False  # the activations without this option
 
     def forward(self, input: Tensor) -> Tensor:
@@ -68,19 +73,24 @@ class ByHand(InScript):
     @torch.jit.unused
     def _by_hand(self, input: Tensor) -> Tensor:
         in_place = self.inplace
-        if not (is_plain_mode() and _is_plain(input)) or (in_place and (input.is_leaf or input._is_view())):
-            return super().forward(input)
-        if is_by_autograd():
-            return super().forward(input)
-        sigma = twin_of(self, from_output=in_place)
+        if (
+            not _is_plain(input)
+            or not is_plain_mode()
+            or (in_place and (input.is_leaf or input._is_view()))
+            or is_by_autograd()
+        ):
+            return self.torch_class.forward(self, input)
+        sigma = self._only_sigma or twin_of(self, from_output=in_place)
         assert sigma is not None
         if in_place:
             if sigma.value_in_place is not None:
-                return apply(ActivationFunction, input, sigma, True)
-            return input.copy_(apply(ActivationFunction, input.clone(), sigma, False))
-        if is_autocasting(input):  # it computes some activations in float32; an empty tensor tells
+                return _apply(input, sigma, True)
+            return input.copy_(_apply(input.clone(), sigma, False))
+        if is_any_autocast_enabled() and is_autocasting(
+            input
+        ):  # it computes some activations in float32; an empty tensor tells
             input = input.to(sigma.value(input.new_empty(0)).dtype)
-        return apply(ActivationFunction, input, sigma, False)
+        return _apply(input, sigma, False)
 
 
 def _is_plain(input: Any) -> bool:
@@ -96,18 +106,22 @@ def _is_plain(input: Any) -> bool:
 
 class ReLU(ByHand, nn.ReLU):
     torch_class = nn.ReLU
+    _only_sigma = twin_of(nn.ReLU())
 
 
 class Sigmoid(ByHand, nn.Sigmoid):
     torch_class = nn.Sigmoid
+    _only_sigma = twin_of(nn.Sigmoid())
 
 
 class Tanh(ByHand, nn.Tanh):
     torch_class = nn.Tanh
+    _only_sigma = twin_of(nn.Tanh())
 
 
 class SiLU(ByHand, nn.SiLU):
     torch_class = nn.SiLU
+    _only_sigma = twin_of(nn.SiLU())
 
 
 class GELU(ByHand, nn.GELU):
