@@ -59,13 +59,14 @@ def pass_on_requests(model: nn.Module, copied: nn.Module) -> None:
 
 
 def keep_factored(model: ModuleT, keep: bool = True) -> ModuleT:
-    """Ask for factored gradients for an optimizer that does not ask itself, such as `torch.optim.SGD`. Returns the model.
+    """Ask for factored gradients on behalf of an optimizer that does not ask itself: any of `torch.optim`. Returns the model.
 
     Concerns the weights of the `Dense` layers in it. `keep_factored(model, False)` stops asking, from the next backward pass
     on; a `GradientDescent` that has these weights goes on asking (`factored=False` is its own switch).
 
-    `torch.optim.SGD` (loop, foreach and fused), `clip_grad_norm_` and `GradScaler` work on the factors; other optimizers make
-    them dense, once per step and with a `FactorsLostWarning`.
+    Optimizers that read gradients entry by entry, as those of `torch.optim` do but LBFGS, get them a few rows at a time; fused
+    Adam, AdamW, Adagrad and SGD then make nothing of the weight's size. `clip_grad_norm_` and `GradScaler` work on the factors.
+    What else needs every entry at once makes the gradient dense, with a `FactorsLostWarning`.
 
     The weights are marked. The mark is pickled with them; a deep copy, and a conversion that makes new parameters
     (`torch.__future__.set_swap_module_params_on_conversion`), leaves it behind: ask again after those.
