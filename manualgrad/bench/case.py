@@ -85,7 +85,7 @@ class Case(NamedTuple):
     def net(self) -> Net | None:
         """None for a model of one's own."""
         found = NET.fullmatch(self.model)
-        return found and Net([int(size) for size in found[1].split("-")], found[2], found[3])
+        return Net([int(size) for size in found[1].split("-")], found[2], found[3]) if found else None
 
     def check_names(self) -> None:
         """Raises CaseError for what can be told to be wrong before anything is imported."""

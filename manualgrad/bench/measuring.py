@@ -12,9 +12,9 @@ import torch
 from manualgrad.bench.case import Case, CaseError
 from manualgrad.bench.children import CUDA, JEMALLOC, SYSTEM, jemalloc, measured
 from manualgrad.bench.layers import Layer
-from manualgrad.bench.optimizers import FORMS, GRADIENT_DESCENT
+from manualgrad.bench.optimizers import FORMS, GRADIENT_DESCENT, has_form
 from manualgrad.bench.rows import Row, Rows
-from manualgrad.bench.ways import WAYS, usual_ways
+from manualgrad.bench.ways import OURS, WAYS
 
 
 FLOOR = "floor of memory and arithmetic"
@@ -55,7 +55,8 @@ def measure(
         loss: "mse", "cross_entropy", "binary_cross_entropy" (of logits), or the name of a function or class. Default:
             cross-entropy for targets that are whole numbers, else mean squares.
         clip: clip the gradients by their common norm.
-        ways: names from `manualgrad.bench.ways.WAYS`; what they are compared with, "plain", comes first in any case.
+        ways: names from `manualgrad.bench.ways.WAYS`; they are compared with those of plain PyTorch among them, or with
+            every form that plain PyTorch has.
         memory: measure peaks, in bytes. They need Linux or CUDA; elsewhere they are None.
         device: "cpu" or "cuda"; default: CUDA where available.
         allocator: on the CPU, "glibc malloc" (the system's) or "jemalloc", which is preloaded.
@@ -71,9 +72,11 @@ def measure(
     name = optimizer or ("adamw" if net is None else GRADIENT_DESCENT)
     case = Case(model, batch, name, loss, clip, device)
     case.check_names()
-    names = list(dict.fromkeys(["plain", *ways] if ways else usual_ways(name)))
-    if unknown := [way for way in names if way not in WAYS]:
+    if unknown := [way for way in ways or () if way not in WAYS]:
         raise CaseError(f"Expected ways to train, some of {', '.join(WAYS)}, got {unknown[0]!r}.")
+    usual = [form for form in FORMS if has_form(name, FORMS[form])]
+    plain = [way for way in ways or () if way in FORMS] or usual
+    names = list(dict.fromkeys([*plain, *(ways or OURS)]))  # the first is what the others' weights are compared with
     if allocator not in (SYSTEM, JEMALLOC) or (allocator == JEMALLOC and jemalloc() is None):
         raise CaseError(
             f"Expected an allocator that is there, {SYSTEM!r} or {JEMALLOC!r}, got {allocator!r}. "
@@ -81,7 +84,7 @@ def measure(
         )
     threads = threads or torch.get_num_threads()
     result = measured("step_times", allocator, threads, case=case, names=names, seconds=seconds)
-    plain = min(result["times"][way]["seconds"] for way in FORMS if way in result["times"])
+    best = min(result["times"][way]["seconds"] for way in plain if way in result["times"])
     about = (model, name, clip, _machine(device, allocator, threads), batch)
     rows = []
     for way in names:
@@ -91,10 +94,10 @@ def measure(
             continue
         peak = measured("peak_bytes", allocator, threads, case=case, name=way) if memory else None
         layers = tuple(Layer(*layer) for layer in result["layers"]) if way == "factored" else ()
-        speed, apart = plain / times["seconds"], result["weights_apart"][way]
+        speed, apart = best / times["seconds"], result["weights_apart"][way]
         rows.append(Row(*about, way, **times, speed=speed, peak_bytes=peak, weights_apart=apart, layers=layers))
     if "floor" in result:
-        rows.append(Row(*about, FLOOR, seconds=result["floor"], speed=plain / result["floor"]))
+        rows.append(Row(*about, FLOOR, seconds=result["floor"], speed=best / result["floor"]))
     return Rows(rows)
 
 

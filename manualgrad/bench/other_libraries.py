@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from manualgrad.bench.case import Case
+from manualgrad.bench.case import Case, Net
 from manualgrad.bench.optimizers import DESCENT, OPTIMIZERS
 
 
@@ -26,12 +26,11 @@ def _arrays(case: Case, dtype: Any = None) -> tuple[list[list[Any]], Any, Any]:
     return [layer for layer in layers if layer], task.inputs.numpy().astype(dtype), task.targets.numpy().astype(dtype)
 
 
-def jax_step(case: Case) -> Step:
+def jax_step(case: Case, net: Net) -> Step:
     """`jax.jit` of the loss, its gradient and the update, optax's, as one."""
     import jax
     import optax
 
-    net = case.net
     sigmas = {"sigmoid": jax.nn.sigmoid, "relu": jax.nn.relu, "tanh": jax.numpy.tanh, None: lambda z: z}
     optimizers = {"adam": partial(optax.adam, 1e-3), "adamw": partial(optax.adamw, 1e-3, weight_decay=1e-2)}
     kind, options = OPTIMIZERS[case.optimizer]
@@ -65,7 +64,7 @@ def jax_step(case: Case) -> Step:
     return step, lambda: [torch.tensor(jax.device_get(p)) for layer in state[0] for p in layer], None
 
 
-def sklearn_step(case: Case) -> Step:
+def sklearn_step(case: Case, net: Net) -> Step:
     """`MLPRegressor.partial_fit`. It has no sigma on the outputs: it should reach the weights of such a net."""
     from sklearn.neural_network import MLPRegressor
     from threadpoolctl import threadpool_limits
@@ -73,9 +72,9 @@ def sklearn_step(case: Case) -> Step:
     if OPTIMIZERS[case.optimizer] != DESCENT:
         raise ValueError("It is written here for gradient descent.")
     threadpool_limits(torch.get_num_threads())
-    sizes, activation, _ = case.net
+    sizes, activation, _ = net
     open_ended = f"{'-'.join(map(str, sizes))} {activation}"
-    layers, x, y = _arrays(case)
+    layers, x, y = _arrays(case._replace(model=open_ended))
     lr = 2 / sizes[-1] * DESCENT[1]["lr"]  # its loss is 1/2 the sum over the outputs, where MSELoss takes the mean
     regressor = MLPRegressor(hidden_layer_sizes=sizes[1:-1], activation={"sigmoid": "logistic"}.get(activation, activation),
                              solver="sgd", momentum=0, nesterovs_momentum=False, alpha=0, learning_rate_init=lr,
@@ -91,11 +90,11 @@ def sklearn_step(case: Case) -> Step:
     return partial(regressor.partial_fit, x, y), weights, open_ended
 
 
-def numpy_step(case: Case, dtype: str) -> Step:
+def numpy_step(case: Case, net: Net, dtype: str) -> Step:
     """The four equations for sigmoids, as one writes them down."""
     import numpy
 
-    if case.net[1:] != ("sigmoid", "sigmoid") or OPTIMIZERS[case.optimizer] != DESCENT:
+    if net[1:] != ("sigmoid", "sigmoid") or OPTIMIZERS[case.optimizer] != DESCENT:
         raise ValueError("It is written here for sigmoids, on the outputs too, and gradient descent.")
     layers, x, y = _arrays(case, dtype)
     eta = DESCENT[1]["lr"]

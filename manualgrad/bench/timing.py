@@ -29,20 +29,40 @@ def step_times(case: Sequence[Any], names: Sequence[str], seconds: float) -> dic
     """`times`, seconds of a step of each way (`interleaved`); `notes`, why a way was left out; `weights_apart` of each; of a net
     the `floor`; and of the factored way its `layers`.
 
-    `weights_apart` is how far a way's weights are after CHECKED steps from those that it should reach, over how far these
-    have moved (2-norms): rounding alone makes about 1e-4.
+    Raises:
+        CaseError, RuntimeError: as `checked_ways`.
+    """
+    what = Case(*case)
+    ways, apart, notes = checked_ways(what, names)
+    factored = ways["factored"].task if "factored" in ways else None
+    result: dict[str, Any] = {
+        "times": interleaved({name: way.step for name, way in ways.items()}, what.device, seconds),
+        "weights_apart": apart,
+        "notes": notes,
+        "layers": [] if factored is None else layers_of(factored),
+    }
+    if what.net:
+        result["floor"] = floor(what.net.sizes, what.batch, _state_bytes(ways[names[0]]), what.device)
+    return result
+
+
+def checked_ways(case: Case, names: Sequence[str]) -> tuple[dict[str, Way], dict[str, float], dict[str, str]]:
+    """The ways that apply, after CHECKED steps, and how far their weights are apart; and why the others do not apply.
+
+    Apart: how far a way's weights are from those that it should reach, those of the first way, over how far these have moved
+    (2-norms). Rounding alone makes about 1e-4.
 
     Raises:
         CaseError: the case cannot be trained in plain PyTorch.
         RuntimeError: a way has reached other weights, so that it has not computed the same.
     """
-    what = Case(*case)
-    what.check()
+    case.check()
     ways: dict[str, Way] = {}
-    notes, apart = {}, {}
+    apart: dict[str, float] = {}
+    notes: dict[str, str] = {}
     for name in names:
         try:
-            way = WAYS[name](what)
+            way = WAYS[name](case)
             start = [w.clone() for w in way.weights()]
             for each in filter(None, [way, way.expected]):
                 torch.manual_seed(1)  # for dropout
@@ -51,31 +71,26 @@ def step_times(case: Sequence[Any], names: Sequence[str], seconds: float) -> dic
         except (
             Exception
         ) as error:  # a package that is not installed, a model that is no stack of layers: the row says so
-            notes[name] = str(error).partition(". ")[0].rstrip(".") + "." if is_refusal(error) else said(error)
+            notes[name] = _first_sentence(error)
             continue
         ways[name] = way
         apart[name] = _apart(way.weights(), (way.expected or next(iter(ways.values()))).weights(), start)
-    if not ways:
-        raise CaseError(f"Expected a way to train that applies, got none. {' '.join(notes.values())}")
+    if names[0] not in ways:
+        raise CaseError(f"Expected {names[0]!r} to train {case.model}, got: {notes[names[0]]}")
     if wrong := [name for name, distance in apart.items() if not distance < 0.01]:
         raise RuntimeError(
             f"Expected the same weights after {CHECKED} steps in every way to train, got others from {', '.join(wrong)} on "
-            f"{what}. The figures would mean nothing. If the model draws random numbers, let it draw them from torch alone."
+            f"{case}. The figures would mean nothing. If the model draws random numbers, let it draw them from torch alone."
         )
-    result = {
-        "times": interleaved({name: way.step for name, way in ways.items()}, what.device, seconds),
-        "notes": notes,
-        "weights_apart": apart,
-        "layers": layers_of(ways["factored"].task) if "factored" in ways else [],
-    }
-    if what.net:
-        result["floor"] = floor(what.net.sizes, what.batch, _state_bytes(next(iter(ways.values()))), what.device)
-    return result
+    return ways, apart, notes
 
 
-def is_refusal(error: Exception) -> bool:
-    """Whether the message is a sentence for the user: those of manualgrad and of this room are."""
-    return isinstance(error, ValueError | TypeError) and str(error).endswith((".", ")"))
+def _first_sentence(error: Exception) -> str:
+    """The message's, where it is written as sentences, as those of manualgrad are; else the kind of error and a line."""
+    text = str(error)
+    if isinstance(error, ValueError | TypeError) and text.endswith("."):
+        return text.split(". ")[0].removesuffix(".") + "."
+    return said(error)
 
 
 def _apart(weights: list[Tensor], expected: list[Tensor], start: list[Tensor]) -> float:
@@ -117,27 +132,35 @@ def _quartiles(values: list[float]) -> dict[str, float]:
     return {"lower": lower, "seconds": median, "upper": upper}
 
 
-def peak_bytes(case: Sequence[Any], name: str, steps: int = 3) -> int | None:
+def peak_bytes(case: Sequence[Any], name: str) -> int | None:
     """Peak memory of a few steps above what the model, the batch and the optimizer's state hold.
 
     On CUDA, what the caching allocator has handed out. On the CPU the growth of the resident set, which Linux alone tells
     (elsewhere None). Small steps have brought in the libraries' own buffers before. The buffers that a way keeps from one step
-    to the next count, except the compiler's.
+    to the next count too, except what the compiler keeps.
     """
     what = Case(*case)
     WAYS["plain" if what.net is None else name](what._replace(model="8-8 relu relu", batch=2, loss=None)).step()
     way = WAYS[name](what)
     before = _held(what.device)
-    way.step()  # makes the optimizer's state
+    way.step()  # makes the optimizer's state, and what a way keeps from one step to the next
     if way.task is not None:
         way.task.model.zero_grad()
     held = _held(what.device)
-    if before is None or held is None:
+    growth = peak_growth(way.step, what.device)
+    if before is None or held is None or growth is None:
+        return None
+    return growth + (0 if name == "torch.compile" else max(0, held - before - _state_bytes(way)))
+
+
+def peak_growth(step: Callable[[], Any], device: str, steps: int = 3) -> int | None:
+    """Peak memory of so many steps above what is held before."""
+    held = _held(device)
+    if held is None:
         return None
     for _ in range(steps):
-        way.step()
-    peak = torch.cuda.max_memory_allocated() if what.device == "cuda" else _status("VmHWM")
-    return max(0, peak - (held if name == "torch.compile" else before + _state_bytes(way)))
+        step()
+    return (torch.cuda.max_memory_allocated() if device == "cuda" else _status("VmHWM")) - held
 
 
 def _held(device: str) -> int | None:

@@ -81,7 +81,8 @@ def _in_backward(case: Case) -> Way:
     """The update inside the backward pass, each gradient freed at once."""
     if case.clip:
         raise ValueError("It cannot clip: the global norm is known only after the backward pass.")
-    task, optimizers = case.plain(), []
+    task = case.plain()
+    optimizers: list[Optimizer] = []
     for parameter in filter(lambda p: p.requires_grad, task.model.parameters()):
         optimizers.append(of_torch(case.optimizer, [parameter], {}))
 
@@ -103,7 +104,7 @@ def _elsewhere(case: Case, step_of: Callable[..., tuple], **options: Any) -> Way
     """A step of another library: a net alone, unclipped."""
     if case.net is None or case.clip:
         raise ValueError(f"It is written here for {'nets alone' if case.net is None else 'steps without clipping'}.")
-    step, weights, open_ended = step_of(case, **options)
+    step, weights, open_ended = step_of(case, case.net, **options)
     return Way(step, weights, expected=_plain(case._replace(model=open_ended), {}) if open_ended else None)
 
 
@@ -119,8 +120,3 @@ WAYS: dict[str, Callable[[Case], Way]] = {
     "NumPy float32": partial(_elsewhere, step_of=other_libraries.numpy_step, dtype="float32"),
     "NumPy float64": partial(_elsewhere, step_of=other_libraries.numpy_step, dtype="float64"),
 }
-
-
-def usual_ways(optimizer: str) -> list[str]:
-    """What is measured unless one asks for other ways: plain in each form that the optimizer has, and ours."""
-    return [*(name for name, form in FORMS.items() if has_form(optimizer, form)), *OURS]

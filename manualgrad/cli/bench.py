@@ -18,30 +18,30 @@ from manualgrad.bench.plot import plot
 from manualgrad.bench.ways import WAYS
 
 
-WIDE, MIDDLE, SMALL = "'1024-4096-4096-4096-1024 relu'", "'512-1024-1024-512 relu'", "'784-30-10 sigmoid sigmoid'"
-DEEP, BOOK = "'64-64-64-64-64-64-64-64-64 relu relu'", "'784-200-10 sigmoid sigmoid'"
-RIVALS = f"--ways {shlex.join(FORMS)} TrainStep torch.compile JAX --no-memory"
+WIDE, MIDDLE, SMALL = "1024-4096-4096-4096-1024 relu", "512-1024-1024-512 relu", "784-30-10 sigmoid sigmoid"
+DEEP, BOOK = "64-64-64-64-64-64-64-64-64 relu relu", "784-200-10 sigmoid sigmoid"
+RIVALS = f"--no-memory --ways {shlex.join(FORMS)} TrainStep torch.compile JAX"
 CELLS = f"--threads 2 --no-memory --ways {shlex.join(FORMS)} converted factored"
 ALL = "--optimizer gradient_descent momentum adamw"
-PRESETS = {  # what is measured where no model is named: command lines, to which one's own options are added
+PRESETS = {  # what is measured where no model is named: nets, and a command line to which one's own options are added
     "": [
-        f"--model {WIDE} {MIDDLE} --batch 1 8 32 128 512 2048",
-        f"--model {WIDE} {MIDDLE} --batch 8 --clip --no-memory",
-        f"--model {SMALL} --batch 10 --no-memory",
+        ([WIDE, MIDDLE], "--batch 1 8 32 128 512 2048"),
+        ([WIDE, MIDDLE], "--batch 8 --clip --no-memory"),
+        ([SMALL], "--batch 10 --no-memory"),
     ],
-    "quick": ["--model '192-192-10 relu' --batch 8 --seconds 0.1 --allocators 'glibc malloc'"],
+    "quick": [(["900-900-10 relu"], "--seconds 0 --allocators 'glibc malloc' --ways plain factored")],
     "train-step": [
-        f"--model {SMALL} --batch 1 10 128 {RIVALS} scikit-learn 'NumPy float32'",
-        f"--model {BOOK} --batch 1 {RIVALS} scikit-learn 'NumPy float32' 'NumPy float64'",
-        f"--model {DEEP} --batch 32 {RIVALS} scikit-learn",
-        f"--model {MIDDLE} --batch 1 8 32 128 {RIVALS}",
-        f"--model {WIDE} --batch 1 8 64 {RIVALS}",
+        ([SMALL], f"--batch 1 10 128 {RIVALS} scikit-learn 'NumPy float32'"),
+        ([BOOK], f"--batch 1 {RIVALS} scikit-learn 'NumPy float32' 'NumPy float64'"),
+        ([DEEP], f"--batch 32 {RIVALS} scikit-learn"),
+        ([MIDDLE], f"--batch 1 8 32 128 {RIVALS}"),
+        ([WIDE], f"--batch 1 8 64 {RIVALS}"),
     ],
     "never-slower": [
-        f"--model {model} --batch {batches} {ALL} {CELLS} {clip}"
-        for model, batches in (
-            (f"{WIDE} {MIDDLE}", "1 8 32 128 256 512 1024 2048"),
-            ("manualgrad.bench.language_model:make", "16 64 256 1024"),
+        (models, f"--batch {batches} {ALL} {CELLS} {clip}")
+        for models, batches in (
+            ([WIDE, MIDDLE], "1 8 32 128 256 512 1024 2048"),
+            (["manualgrad.bench.language_model:make"], "16 64 256 1024"),
         )
         for clip in ("", "--clip")
     ],
@@ -53,14 +53,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _parser()
     arguments = parser.parse_args(argv)
+    if arguments.model and arguments.preset:
+        parser.error(f"expected --model or --{arguments.preset}, which says what is measured, got both.")
     rows = Rows()
     try:
         if arguments.draw:
             rows = _joined(arguments.draw)
             print(rows)
         else:
-            for line in [""] if arguments.model else PRESETS[arguments.preset]:
-                rows = _run(parser.parse_args([*shlex.split(line), *argv]), rows)
+            for models, line in [(arguments.model, "")] if arguments.model else PRESETS[arguments.preset]:
+                rows = _run(parser.parse_args([*shlex.split(line), *argv]), models, rows)
     except CaseError as error:
         print(f"manualgrad bench: error: {error}", file=sys.stderr)
         return 2
@@ -72,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _run(arguments: argparse.Namespace, rows: Rows) -> Rows:
+def _run(arguments: argparse.Namespace, models: Sequence[str], rows: Rows) -> Rows:
     """The rows with those that the arguments ask for; printed, table by table, and written as they come."""
-    for model, name, allocator in product(arguments.model, arguments.optimizer, arguments.allocators):
+    for model, name, allocator in product(models, arguments.optimizer, arguments.allocators):
         of_table = Rows()
         for batch in arguments.batch:
             measured = measure(
