@@ -52,9 +52,11 @@ class ConversionReport(tuple[Conversion, ...]):
         cells = [("layer", "type", "status", "note"), *((r.name, r.type, r.status, r.note) for r in self)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self._summary()])
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self.summary])
 
-    def _summary(self) -> str:
+    @property
+    def summary(self) -> str:
+        """One sentence: how many are converted."""
         activations = sum(row.kind == "activation" for row in self)
         converted = f"{len(self.converted)} of {len(self) - activations} linear layers"
         if activations:
