@@ -35,8 +35,10 @@ from manualgrad.cli.options import (
     typed,
 )
 from manualgrad.cli.run_folder import RecordingCheckpointIO, check_writable, claim_folder, last_checkpoint
+from manualgrad.conversion.convert import convert
 from manualgrad.dry_run import CannotCopyError
 from manualgrad.lightning.checkpoint_io import save_whole
+from manualgrad.lightning.hand_written_backprop import HandWrittenBackprop
 from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
 
@@ -152,6 +154,8 @@ class CommandLine(LightningCLI):
             print(f"{name.replace('_', ' ').capitalize()}: {_formatted(name, value)}")
         wrong: list[str] = []
         if model.automatic_optimization and train_loader is not None:
+            if any(isinstance(callback, HandWrittenBackprop) for callback in trainer.callbacks):
+                convert(model)  # as it was in the training
             try:
                 comparison = compare_training_step(model, first_batch(train_loader))
                 wrong = [row.name for row in comparison.rows if not row.ok]

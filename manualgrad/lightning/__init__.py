@@ -13,6 +13,7 @@ from manualgrad.lightning.audit import AutogradAudit, GradientMismatchError  # n
 from manualgrad.lightning.checkpoint_io import SafeCheckpointIO  # noqa: E402
 from manualgrad.lightning.data import DigitsDataModule  # noqa: E402
 from manualgrad.lightning.factored_strategy import FactoredDDPStrategy  # noqa: E402
+from manualgrad.lightning.hand_written_backprop import HandWrittenBackprop  # noqa: E402
 from manualgrad.lightning.keep_random_states import KeepRandomStates  # noqa: E402
 from manualgrad.lightning.loader import ResumableLoader  # noqa: E402
 from manualgrad.lightning.module import BackpropModule  # noqa: E402
@@ -26,6 +27,7 @@ __all__ = [
     "DigitsDataModule",
     "FactoredDDPStrategy",
     "GradientMismatchError",
+    "HandWrittenBackprop",
     "KeepRandomStates",
     "ResumableLoader",
     "SafeCheckpointIO",
