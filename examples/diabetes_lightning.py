@@ -48,8 +48,13 @@ def main() -> None:
     twin = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 1))
     for w, start in zip(twin.parameters(), module.model.parameters(), strict=True):
         w.data.copy_(start)
-    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    trainer = Trainer(max_epochs=EPOCHS, **dict.fromkeys(quiet, False))
+    trainer = Trainer(
+        max_epochs=EPOCHS,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
     trainer.fit(module, batches(train))
     by_hand = trainer.test(module, DataLoader(test, len(test)), verbose=False)[0]
 

@@ -17,7 +17,7 @@ class Layer(NamedTuple):
     """Linear layers whose names differ in numbers alone, of one shape and with one answer."""
 
     names: str  # "encoder.*.linear"
-    count: int
+    layers: int
     shape: str  # "(out, in)"
     factored: bool
     why: str

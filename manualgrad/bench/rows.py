@@ -102,7 +102,7 @@ def _cells(rows: list[Row]) -> list[list[str]]:
 
 def _layer_cells(layers: tuple[Layer, ...]) -> Iterator[list[str]]:
     for layer in layers:
-        count = f" ({layer.count})" if layer.count > 1 else ""
+        count = f" ({layer.layers})" if layer.layers > 1 else ""
         yield [f"{layer.names}{count}", layer.shape, f"{'factored, ' if layer.factored else ''}{layer.why}"]
 
 

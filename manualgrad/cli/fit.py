@@ -154,7 +154,7 @@ class CommandLine(LightningCLI):
             print(f"{name.replace('_', ' ').capitalize()}: {_formatted(name, value)}")
         wrong: list[str] = []
         if model.automatic_optimization and train_loader is not None:
-            if any(isinstance(callback, HandWrittenBackprop) for callback in trainer.callbacks):
+            if any(isinstance(callback, HandWrittenBackprop) for callback in trainer.callbacks):  # type: ignore[attr-defined]
                 convert(model)  # as it was in the training
             try:
                 comparison = compare_training_step(model, first_batch(train_loader))

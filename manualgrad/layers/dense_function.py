@@ -54,7 +54,7 @@ class DenseFunction(torch.autograd.Function):
         ctx.keeps_factors = needs_weight and may_keep_factors(weight, a_below)
         ctx.set_materialize_grads(False)
         ctx.saves = needs_weight, needs_a_below
-        saved = (a_below,) if needs_weight else ()
+        saved: tuple[Any, ...] = (a_below,) if needs_weight else ()
         if needs_a_below:
             saved += (weight,)
         if activation is not identity:

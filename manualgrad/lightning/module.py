@@ -212,9 +212,9 @@ class BackpropModule(LightningModule):
         )
         self._learns_numbers = self._are_real(targets)
         if self._learns_numbers:
-            names, arguments = ("r2", "mae"), (outputs, real_rows(outputs, targets))
+            names, arguments = ["r2", "mae"], (outputs, real_rows(outputs, targets))
         else:
-            names, arguments = ("accuracy",), (self._predicted(outputs), targets)
+            names, arguments = ["accuracy"], (self._predicted(outputs), targets)
         for name in names:
             score = self.scores[f"{stage}_{name}"]
             assert isinstance(score, Metric)

@@ -48,7 +48,7 @@ def test_only_the_chosen_layers_are_asked() -> None:
 def test_revert_withdraws_what_convert_asked_and_nothing_else() -> None:
     model = plain()
     before, attributes = weights(model), model[0].weight.__dict__.copy()
-    model[2] = mg.Dense.from_linear(model[2])  # from the start
+    model[2] = mg.Dense.from_linear(model.get_submodule("2"))  # type: ignore[arg-type]  # from the start
     mg.revert(mg.convert(model, factored=True))
     assert model[0].weight.__dict__ == attributes
     assert are_factored(mg.convert(model)) == [False, False]

@@ -17,11 +17,12 @@ from tests.factored.test_training import WeightSized
 
 pytestmark = pytest.mark.usefixtures("small_weights_too")
 
+OPTIMIZERS: list[Any] = optim_db  # whose classes the type checker takes for instances
 FORMS = {"loop": {"foreach": False}, "foreach": {"foreach": True}, "fused": {"fused": True}}
 NOT_HERE = {"LBFGS": "below", "SparseAdam": "wants sparse gradients"}
 CASES = [
     pytest.param(info.optim_cls, {**case.kwargs, **form}, id=f"{info.optim_cls.__name__}, {case.desc}, {name}")
-    for info in optim_db
+    for info in OPTIMIZERS
     if info.optim_cls.__name__ not in NOT_HERE
     for case in info.optim_inputs_func(device="cpu")
     for name, form in (FORMS.items() if info.supported_impls else [("loop", {})])  # Muon has one form

@@ -231,9 +231,11 @@ def test_an_exception_or_ctrl_c_anywhere_leaves_the_module_as_it_was(
 
 def test_what_was_by_hand_before_stays(tmp_path: Path) -> None:
     class Mixed(BoringModel):
+        layer: Any
+
         def __init__(self) -> None:
             super().__init__()
-            self.layer = nn.Sequential(  # type: ignore[assignment]
+            self.layer = nn.Sequential(
                 mg.convert(nn.Linear(32, 8)), mg.convert(nn.ReLU()), mg.Dense(8, 8, activation="tanh"), nn.Linear(8, 2)
             )
             mg.keep_factored(self.layer[0])
@@ -272,7 +274,8 @@ def test_factored_gradients_for_the_users_own_sgd(tmp_path: Path) -> None:
     fit(tmp_path, module, HandWrittenBackprop(factored=True), kinds, batch_size=1)
     assert kinds.seen == {mg.FactoredGradient}
     torch.testing.assert_close(weights(module), weights(plain), rtol=0, atol=1e-6)
-    assert not is_wanted(module.layer.weight)  # type: ignore[union-attr]
+    layer: Any = module.layer
+    assert not is_wanted(layer.weight)
 
 
 def test_pages_of_steps_stand_in_the_log_folder_and_change_nothing(tmp_path: Path) -> None:

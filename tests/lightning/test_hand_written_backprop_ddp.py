@@ -20,9 +20,11 @@ from tests.lightning.runs import quiet_trainer
 class Net(BoringModel):
     """Lightning's module, with an activation, and shuffled data."""
 
+    layer: Any
+
     def __init__(self) -> None:
         super().__init__()
-        self.layer = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 2))  # type: ignore[assignment]
+        self.layer = nn.Sequential(nn.Linear(32, 8), nn.ReLU(), nn.Linear(8, 2))
 
 
 def process(rank: int, port: int, folder: str) -> None:
@@ -30,11 +32,12 @@ def process(rank: int, port: int, folder: str) -> None:
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2"}
     os.environ |= {**where, "LOCAL_RANK": str(rank), "NODE_RANK": "0"}  # as a cluster does: nothing more is started
     outcome = {}
-    for name, options in {
+    settings: dict[str, Any] = {
         "plain": None,
         "by hand": {},
         "audited": {"factored": True, "audit_every_n_steps": 3},
-    }.items():
+    }
+    for name, options in settings.items():
         seed_everything(0)
         module = Net()
         own: list[Any] = [] if options is None else [HandWrittenBackprop(page_every_n_epochs=1, **options)]
@@ -56,7 +59,7 @@ def test_two_processes_come_to_the_weights_of_two_without_it(tmp_path: Path) -> 
     multiprocessing.spawn(process, args=(port, str(tmp_path)), nprocs=2)
     results = [torch.load(tmp_path / f"results.{rank}", weights_only=False) for rank in range(2)]
     expected = results[0]["plain"][0]
-    assert not torch.equal(expected[0], Net().layer[0].weight)  # type: ignore[index]
+    assert not torch.equal(expected[0], Net().layer[0].weight)
     for name in ("plain", "by hand", "audited"):
         for trained, classes, metrics in (result[name] for result in results):
             torch.testing.assert_close(trained, expected, rtol=0, atol=1e-6)
