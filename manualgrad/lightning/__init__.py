@@ -18,6 +18,7 @@ from manualgrad.lightning.keep_random_states import KeepRandomStates  # noqa: E4
 from manualgrad.lightning.loader import ResumableLoader  # noqa: E402
 from manualgrad.lightning.module import BackpropModule  # noqa: E402
 from manualgrad.lightning.monitor.backprop_monitor import BackpropMonitor  # noqa: E402
+from manualgrad.lightning.train_step_module import TrainStepModule  # noqa: E402
 
 
 __all__ = [
@@ -31,6 +32,7 @@ __all__ = [
     "KeepRandomStates",
     "ResumableLoader",
     "SafeCheckpointIO",
+    "TrainStepModule",
 ]
 
 for _public in __all__:  # users import it from here: pickles and reprs say so, wherever its file is

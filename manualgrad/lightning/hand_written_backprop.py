@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from manualgrad.conversion.convert import convert, revert
 from manualgrad.conversion.report import conversion_report
 from manualgrad.extras import require
-from manualgrad.factored.requests import is_wanted, keep_factored
+from manualgrad.factored.requests import ask_for, ask_no_more
 from manualgrad.layers.activation_modules import ByHand
 from manualgrad.layers.dense import Dense
 from manualgrad.lightning.audit import AutogradAudit
@@ -34,8 +34,7 @@ class HandWrittenBackprop(Callback):
     was converted or `Dense` before stays so.
 
     Args:
-        factored: keep large dC/dw as factors (`mg.keep_factored`): less memory and time with few rows, for
-            `torch.optim.SGD` and `mg.GradientDescent`, which asks by itself.
+        factored: keep large dC/dw as factors, as `mg.keep_factored` does: less memory and time with few rows.
         audit_every_n_steps: compare with autograd every so many optimizer steps, as `AutogradAudit` does; None for never.
         page_every_n_epochs: in the first batch of every so many epochs, write the page of its training step (`mg.trace`) to
             `step_pages/epoch=E-step=S.html` in the log folder, not with `fast_dev_run`; None for never. Needs the `demo`
@@ -67,7 +66,6 @@ class HandWrittenBackprop(Callback):
         self.factored, self.page_every_n_epochs = factored, page_every_n_epochs
         self.audit = AutogradAudit(audit_every_n_steps) if audit_every_n_steps is not None else None
         self._before: set[str] | None = None  # what was converted before this callback came; None: nothing to revert
-        self._asked: list[nn.Module] = []  # layers for whose weights this callback has asked to keep factors
         self._pages_fail = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -114,8 +112,8 @@ class HandWrittenBackprop(Callback):
     def _convert(self, pl_module: LightningModule) -> None:
         convert(pl_module)
         for module in pl_module.modules() if self.factored else ():
-            if isinstance(module, Dense) and not is_wanted(module.weight):
-                self._asked.append(keep_factored(module))
+            if isinstance(module, Dense):
+                ask_for(module.weight, type(self).__name__)
 
     def _revert(self, pl_module: LightningModule) -> None:
         if self._before is None:
@@ -125,10 +123,11 @@ class HandWrittenBackprop(Callback):
                 revert(pl_module.get_submodule(name))
             except RuntimeError as error:  # it must not hide why the training has ended
                 rank_zero_warn(f"HandWrittenBackprop leaves {name!r} converted. {error}")
-        for layer in self._asked:
-            keep_factored(layer, False)
+        for module in pl_module.modules():
+            if isinstance(module, nn.Linear):
+                ask_no_more(module.weight, type(self).__name__)
         vars(pl_module).pop("on_save_checkpoint", None)
-        self._before, self._asked = None, []
+        self._before = None
 
     def _write_page(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         folder = trainer.log_dir  # every process must ask, and take the step: it may wait for the others

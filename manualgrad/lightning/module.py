@@ -8,7 +8,7 @@ from numbers import Real
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -17,10 +17,10 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.layers.mlp import MLP
 from manualgrad.lightning.checkpoint_io import check_intact
-from manualgrad.lightning.engine import TrainStepEngine
 from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.lightning.schedule import SCHEDULES, over_whole_training, take_schedule
 from manualgrad.lightning.targets import RSquared, one_hot_rows, real_rows
+from manualgrad.lightning.train_step_module import EngineName, TrainStepModule
 from manualgrad.losses.cross_entropy import BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss
 from manualgrad.losses.names import LOSSES, LossName
 from manualgrad.losses.quadratic import QuadraticLoss
@@ -28,13 +28,12 @@ from manualgrad.optim.gradient_descent import GradientDescent
 
 
 ScheduleName = Literal["constant", "cosine", "linear"]
-EngineName = Literal["autograd", "train_step"]
 
 ENGINES = ("autograd", "train_step")
 LEARNS_NUMBERS = "manualgrad.learns_numbers"  # in a checkpoint, of a module whose targets were real numbers
 
 
-class BackpropModule(LightningModule):
+class BackpropModule(TrainStepModule):
     """An `mg.MLP` that learns classes, or real numbers, by `mg.GradientDescent`.
 
     A batch is (inputs (n, sizes[0]), classes (n,) of int64); one output stands for the two classes 0 and 1. With
@@ -108,7 +107,6 @@ class BackpropModule(LightningModule):
             if isinstance(self.loss, QuadraticLoss):
                 self.scores[f"{stage}_r2"] = RSquared(self.model.sizes[-1])
                 self.scores[f"{stage}_mae"] = MeanAbsoluteError()
-        self._engine = TrainStepEngine()
         self.example_input_array = torch.zeros(1, self.model.sizes[0])
         self._gradient_descent([nn.Parameter(torch.zeros(1))])  # an option out of range fails here, not in `fit`
 
@@ -121,25 +119,20 @@ class BackpropModule(LightningModule):
         return self.loss(outputs, self._desired(outputs, targets))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        self._engine.cost = None
-        # A copy, such as `compare` makes, knows the trainer of this module, which does not train it.
-        if self.engine == "autograd" or self._trainer is None or self.trainer.lightning_module is not self:
+        if self.engine == "autograd":
+            self._engine.cost = None
             return self._step("train", batch)
         inputs, targets = batch
         desired = self._desired(inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1])), targets)
-        cost, outputs = self._engine.run(self.trainer, self.model, self.loss, self.max_norm, inputs, desired)
+        cost, outputs = self.take_step(self.model, self.loss, inputs, desired, max_norm=self.max_norm)
         return self._logged("train", cost, outputs, targets)
 
     def on_fit_start(self) -> None:
         if self.engine == "train_step":
-            self._engine.check(self, BackpropModule)
+            self._check_engine()
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Autograd's, unless the engine has taken the step."""
-        if self._engine.cost is None:
-            super().backward(loss, *args, **kwargs)
-        else:
-            self._engine.check_loss(loss, type(self).__name__)
+    def _check_engine(self) -> None:
+        self._engine.check(self, BackpropModule, "forward", "cost", maker=type(self).__name__)
 
     def configure_gradient_clipping(
         self,
