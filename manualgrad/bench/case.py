@@ -109,13 +109,12 @@ class Case(NamedTuple):
         model, inputs, targets = self._made() if self.net is None else (self.net.plain(), *self._batch(self.net))
         return Task(model.to(self.device), _on(self.device, inputs), _on(self.device, targets), self._loss(targets))
 
-    def by_hand(self) -> Task:
+    def by_hand(self, factored: bool = False) -> Task:
         """The same of `Dense` layers: a net is made of them, a model of one's own is converted."""
         task = self.plain()
-        if self.net is None:
-            return task._replace(model=mg.convert(task.model))
         torch.manual_seed(0)
-        return task._replace(model=self.net.dense().to(self.device))
+        model = task.model if self.net is None else self.net.dense().to(self.device)
+        return task._replace(model=mg.convert(model, factored=factored))
 
     def check(self) -> None:
         """Raises CaseError unless a step of plain PyTorch can be taken."""

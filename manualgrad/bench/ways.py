@@ -65,8 +65,7 @@ def _plain(case: Case, form: dict[str, Any]) -> Way:
 
 
 def _by_hand(case: Case, factored: bool) -> Way:
-    task = case.by_hand()
-    mg.keep_factored(task.model, factored)
+    task = case.by_hand(factored)
     return _loop(task, for_ours(case.optimizer, task.model.parameters(), factored), case.clip)
 
 

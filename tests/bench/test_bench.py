@@ -67,7 +67,6 @@ def test_presets_are_cells_that_exist() -> None:
 
 @pytest.mark.parametrize("optimizer", ["gradient_descent", "momentum", "adamw", "rmsprop"])
 @pytest.mark.parametrize("clip", [False, True])
-@pytest.mark.filterwarnings("ignore::manualgrad.FactorsLostWarning")
 def test_every_way_reaches_the_weights_of_plain_pytorch(optimizer: str, clip: bool) -> None:
     case = Case("260-130-5 sigmoid sigmoid", 3, optimizer, clip=clip)
     ways, apart, skipped = checked_ways(case, OF_TORCH)
