@@ -1,5 +1,6 @@
 """How the package's autograd Functions are applied: with their forward derivative only where forward mode is at work."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,13 +30,13 @@ def call(function: type[Function], with_tangent: type[Function], *arguments: Any
         return function.apply(*arguments)
     if is_forward_mode_active():
         return with_tangent.apply(*arguments)
-    return apply(function, *arguments)
+    return super(Function, function).apply(*arguments)  # type: ignore[misc]  # see plain_apply
 
 
-def apply(function: type[Function], *arguments: Any) -> Any:
+def plain_apply(function: type[Function]) -> Callable[..., Any]:
     """What `function.apply` comes to when no transform is active, without its inspection of the signature, which takes longer
     than a small layer."""
-    return super(Function, function).apply(*arguments)  # type: ignore[misc]
+    return super(Function, function).apply  # type: ignore[misc]
 
 
 def is_plain_mode() -> bool:
@@ -53,17 +54,19 @@ def is_left_to_autograd(*tensors: Any) -> bool:
     forward mode (`torch.func.jacfwd(jacfwd(f))`) loses the outer tangent in any `jvp` without a word; and `torch.compile`
     refuses a `jvp`, so that transforms inside a compiled function would not find one.
     """
-    if tracing_state() is not None or any(_has_rules_of_its_own(x) for x in tensors):
+    if tracing_state() is not None:
         return True
+    for x in tensors:
+        if type(x) is Tensor or type(x) is nn.Parameter:
+            if x.layout is not torch.strided or x.is_nested:
+                return True
+        elif x is not None and _has_rules_of_its_own(x):
+            return True
     if not are_transforms_active():
         return False
     return torch.compiler.is_compiling() or forward_modes() > 1
 
 
 def _has_rules_of_its_own(x: Any) -> bool:
-    if x is None:
-        return False
-    if type(x) is Tensor or type(x) is nn.Parameter:
-        return x.is_nested or x.layout is not torch.strided
     own = getattr(type(x), "__torch_function__", torch._C._disabled_torch_function_impl)
     return own is not torch._C._disabled_torch_function_impl and getattr(own, "__func__", own) is not _INHERITED

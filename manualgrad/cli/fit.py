@@ -35,9 +35,11 @@ from manualgrad.cli.options import (
     typed,
 )
 from manualgrad.cli.run_folder import RecordingCheckpointIO, check_writable, claim_folder, last_checkpoint
+from manualgrad.conversion.convert import convert
 from manualgrad.dry_run import CannotCopyError
 from manualgrad.lightning.checkpoint_io import save_whole
 from manualgrad.lightning.data import DigitsDataModule
+from manualgrad.lightning.hand_written_backprop import HandWrittenBackprop
 from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.lightning.step_comparison import compare_training_step
 
@@ -146,6 +148,8 @@ class CommandLine(LightningCLI):
             print(f"{name.replace('_', ' ').capitalize()}: {shown}")
         wrong: list[str] = []
         if model.automatic_optimization and train_loader is not None:
+            if any(isinstance(callback, HandWrittenBackprop) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+                convert(model)  # as it was in the training
             try:
                 comparison = compare_training_step(model, first_batch(train_loader))
                 wrong = [row.name for row in comparison.rows if not row.ok]

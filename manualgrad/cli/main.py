@@ -34,7 +34,7 @@ COMMANDS = {
     "explain": Command(
         "manualgrad.cli.explain:main", "show every number of a training step, on a page too", ("sklearn",)
     ),
-    "bench": Command("manualgrad.cli.bench:main", "measure time and memory against autograd", ("rich", "matplotlib")),
+    "bench": Command("manualgrad.cli.bench:main", "measure time and memory against autograd", ("matplotlib",)),
 }
 
 

@@ -6,10 +6,10 @@ import shutil
 import textwrap
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from html import escape
 from typing import Any
 
 from manualgrad.explain.figures import COLOURS, new_figure
+from manualgrad.explain.html_table import html_table
 from manualgrad.explain.printable import printable
 from manualgrad.explain.text_blocks import table
 
@@ -87,10 +87,7 @@ class Comparison:
         return "\n".join([*lines, *(textwrap.fill(line, width) for line in self._verdict().splitlines())])
 
     def _repr_html_(self) -> str:
-        head = "".join(f"<th>{escape(cell)}</th>" for cell in _HEADER)
-        rows = ("".join(f"<td>{escape(cell)}</td>" for cell in _cells(row)) for row in self.rows)
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table><p>{escape(self._verdict())}</p>"
+        return html_table(_HEADER, map(_cells, self.rows), self._verdict())
 
     def _verdict(self) -> str:
         wrong = [printable(row.name) for row in self.rows if not row.ok]

@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from manualgrad.explain.html_table import html_table
+
 
 class Failed(Exception):
     """A check has failed. `line` is Python that shows it, in terms of `layer`, `reference`, `inputs` and `wanted`.
@@ -158,26 +160,41 @@ class Conformance(tuple[Check, ...]):
 
     __repr__ = __str__
 
+    def _repr_html_(self) -> str:
+        return html_table(("check", "status", "detail"), self._rows(), "\n".join([*self._mend(), *self._below()]))
+
     def _lines(self) -> Iterator[str]:
-        causes = [name for name in ("output", "gradient") if name in self.failed]
-        if causes and len(self.failed) > 1:
+        yield from self._mend()
+        names = max(len(check.name) for check in self)
+        for name, status, detail in self._rows():
+            yield f"{name:<{names}}  {status:<14}  {detail}".rstrip()
+        yield ""
+        yield from self._below()
+
+    def _causes(self) -> list[str]:
+        return [name for name in ("output", "gradient") if name in self.failed]
+
+    def _mend(self) -> Iterator[str]:
+        if (causes := self._causes()) and len(self.failed) > 1:
             yield f"Mend {causes[0]!r} first: other checks compare with the same numbers."
             yield ""
-        names = max(len(check.name) for check in self)
+
+    def _rows(self) -> Iterator[tuple[str, str, str]]:
+        """Name, status and detail of each check, the failed ones first and each with a row for its cure."""
         first: dict[str, str] = {}  # the name of the first check that failed with an error, by the error
         for check in sorted(self, key=lambda check: check.status != "failed"):
             repeats = check.error and first.setdefault(check.error, check.name) != check.name
-            detail = f"the same error as {first[check.error]!r}" if repeats else check.detail
-            yield f"{check.name:<{names}}  {check.status:<14}  {detail}".rstrip()
+            yield check.name, check.status, f"the same error as {first[check.error]!r}" if repeats else check.detail
             if check.cure and not repeats:
-                yield f"{'':<{names}}  {'':<14}  Cure: {check.cure}"
+                yield "", "", f"Cure: {check.cure}"
+
+    def _below(self) -> Iterator[str]:
         note = ["# layer and reference: what you passed to check_backward"]
-        for name in causes[:1] or self.failed:
-            yield ""
+        for name in self._causes()[:1] or self.failed:
             yield f"To see {name!r} fail:"
             yield from (f"    {line}" for line in [*note, *self.failed[name].reproduction.splitlines()])
+            yield ""
             note = []
         statuses = ("passed", "failed", "not supported", "not applicable")
         count = {status: len(self._with_status(status)) for status in statuses}
-        yield ""
         yield ", ".join(f"{number} {status}" for status, number in count.items()) + "."

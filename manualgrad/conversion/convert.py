@@ -13,6 +13,7 @@ from torch import nn
 from manualgrad.activation.built_in import identity
 from manualgrad.conversion.obstacles import obstacle
 from manualgrad.conversion.selection import ROOT, Selection, candidates, selected
+from manualgrad.factored.requests import ask_for, ask_no_more
 from manualgrad.layers.activation_modules import BY_HAND, ByHand
 from manualgrad.layers.dense import Dense
 
@@ -20,7 +21,9 @@ from manualgrad.layers.dense import Dense
 Model = TypeVar("Model", bound=nn.Module)
 
 
-def convert(model: Model, include: Selection | None = None, exclude: Selection | None = None) -> Model:
+def convert(
+    model: Model, include: Selection | None = None, exclude: Selection | None = None, *, factored: bool = False
+) -> Model:
     """Differentiate by hand what a model computes anyway, in place. `revert` undoes it; calling it again changes nothing.
 
     Every plain `nn.Linear` becomes a `Dense` that returns z, and every plain ReLU, LeakyReLU, ELU, Sigmoid, Tanh, Softplus,
@@ -35,14 +38,18 @@ def convert(model: Model, include: Selection | None = None, exclude: Selection |
         model: any module, also a single `nn.Linear`.
         include, exclude: which linear layers and activations, by default all and none: names from `model.named_modules()`,
             where `*`, `?` and `[...]` are wildcards and a module's name stands for everything in it; or (name, module) -> bool.
+        factored: also ask for factored gradients in each `Dense` layer that was chosen, as `keep_factored` does, for an optimizer
+            made before or after. `revert` withdraws that.
 
     Returns:
         The model itself.
 
     Raises:
-        TypeError: not a module; `include` or `exclude` is neither names nor a function.
+        TypeError: not a module; `include` or `exclude` is neither names nor a function; `factored` is not True or False.
         ValueError: a name that matches no linear layer and no activation.
     """
+    if not isinstance(factored, bool):
+        raise TypeError(f"convert expected `factored` to be True or False, got {factored!r}.")
     found = candidates(model, "convert")
     chosen = selected(found, include, "include") if include is not None else set(found)
     if exclude is not None:
@@ -55,6 +62,8 @@ def convert(model: Model, include: Selection | None = None, exclude: Selection |
                 module.__dict__.update(activation=identity, path=path)
             elif type(module) in BY_HAND:
                 module.__class__ = BY_HAND[type(module)]
+            if factored and isinstance(module, Dense):
+                ask_for(module.weight, "convert")
         if "path" in module.__dict__:
             module.__dict__["path"] = path  # it may have been converted as part of a part
     return model
@@ -63,7 +72,7 @@ def convert(model: Model, include: Selection | None = None, exclude: Selection |
 def revert(model: Model) -> Model:
     """Undo `convert`, in place: the same modules in the same slots, with the weights that they have now.
 
-    Layers that were `Dense` from the start stay.
+    Layers that were `Dense` from the start stay; what `convert(factored=True)` asked of them is withdrawn.
 
     Returns:
         The model itself.
@@ -86,6 +95,9 @@ def revert(model: Model) -> Model:
                 f"revert expected {name!r} to return z, as convert left it, got the activation {module.activation.name!r}, "
                 "which an nn.Linear cannot have. Set its activation to mg.activations['identity'] and put a module in its place."
             )
+    for module in found:
+        if isinstance(module, Dense):
+            ask_no_more(module.weight, "convert")
     for module in converted:
         if isinstance(module, ByHand):
             module.__class__ = module.torch_class

@@ -9,6 +9,7 @@ from torch.nn.parameter import is_lazy
 
 from manualgrad.conversion.obstacles import is_activation, is_linear_of_its_own, obstacle
 from manualgrad.conversion.selection import candidates
+from manualgrad.explain.html_table import html_table
 from manualgrad.layers.activation_modules import ByHand
 from manualgrad.layers.dense import Dense
 
@@ -49,12 +50,17 @@ class ConversionReport(tuple[Conversion, ...]):
         return sum(row.other_parameters for row in self)
 
     def __str__(self) -> str:
-        cells = [("layer", "type", "status", "note"), *((r.name, r.type, r.status, r.note) for r in self)]
+        cells = [_HEADER, *map(_cells, self)]
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
         lines = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self._summary()])
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], self.summary])
 
-    def _summary(self) -> str:
+    def _repr_html_(self) -> str:
+        return html_table(_HEADER, map(_cells, self), self.summary)
+
+    @property
+    def summary(self) -> str:
+        """One sentence: how many are converted."""
         activations = sum(row.kind == "activation" for row in self)
         converted = f"{len(self.converted)} of {len(self) - activations} linear layers"
         if activations:
@@ -64,6 +70,13 @@ class ConversionReport(tuple[Conversion, ...]):
             types = ", ".join(dict.fromkeys(row.type for row in self if row.other_parameters))
             summary += f" {self.other_parameters:,} parameters are in layers that are linear but no nn.Linear: {types}."
         return summary
+
+
+_HEADER = ("layer", "type", "status", "note")
+
+
+def _cells(row: Conversion) -> tuple[str, ...]:
+    return row.name, row.type, row.status, row.note
 
 
 def conversion_report(model: nn.Module) -> ConversionReport:

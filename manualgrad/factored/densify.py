@@ -21,8 +21,15 @@ class FactorsLostWarning(UserWarning):
     """An operation needed every entry of a factored gradient, which is now dense and as large as its weight."""
 
 
-# clip_grad_value_: not linear, so the value becomes dense; whoever calls it has asked for that.
-_expected = {aten.clamp_.default, aten.clamp_.Tensor, aten.clamp_min_.default, aten.clamp_max_.default}
+# Written into the gradient itself and not linear, so the value becomes dense; whoever calls it has asked for that:
+# clip_grad_value_, and Adamax with foreach and maximize, on a negated copy.
+_expected = {
+    aten.abs_.default,
+    aten.clamp_.default,
+    aten.clamp_.Tensor,
+    aten.clamp_min_.default,
+    aten.clamp_max_.default,
+}
 
 
 _warned: set[str] = set()
@@ -35,8 +42,8 @@ def forbid_densify() -> Iterator[None]:
     """Inside, an operation that would lose the factors of a gradient raises RuntimeError, and the gradient keeps them.
 
     For tests that a training step stays factored. It concerns operations that have no rule for factors; what is dense by
-    design stays allowed: `clone`, `to_dense`, clipping by value, folding past the limit of accumulated rows, DDP's `copy_`, and
-    a norm that is infinite although the factors are not.
+    design stays allowed: `clone`, `to_dense`, clipping by value, folding past the limit of accumulated rows, DDP's `copy_`, a
+    norm that is infinite although the factors are not, and what makes a tensor of all entries, as `abs` does.
     """
     _forbidding.add(token := object())
     try:
@@ -72,8 +79,8 @@ def _warn(name: str, shape: tuple[int, ...]) -> None:
     if optimizer:
         sentence = (
             f"{optimizer} needs every entry of a factored gradient of shape {shape} (for {name}), which {{}} dense and as large "
-            "as its weight. If that is too much memory, train with an optimizer that works on the factors, such as "
-            "GradientDescent or those of torch.optim; if it is not, mg.keep_factored(model, False) asks for dense gradients."
+            "as its weight. If that is too much memory, train with an optimizer that reads gradients entry by entry, as those of "
+            "torch.optim do but LBFGS; if it is not, mg.keep_factored(model, False) asks for dense gradients."
         )
     if _forbidding:
         raise RuntimeError(sentence.format("would become") + " (inside forbid_densify())")

@@ -56,13 +56,15 @@ def add_entries(
 
 
 def tiles(content: Content, dtype: torch.dtype, use: str) -> Iterator[tuple[slice, Tensor]]:
-    """The entries, a few rows at a time and a quarter of them at most, each with the rows that it is."""
+    """The entries, a few rows at a time and a quarter of them at most, each with the rows that it is. All in one memory."""
     product, scale = content.dtype_of_product(dtype), content.common_scale()
     if scale is not None and not is_number(scale, 1):
         product = wider(product, torch.float32)
     delta, a, scale = content.joined(product, use)
+    memory: Tensor | None = None
     for rows in rows_of_tiles(delta.size(1), a.size(1), delta.device):
-        tile = equations.weight_gradient(delta[:, rows], a)
+        memory = delta.new_empty((rows.stop - rows.start, a.size(1))) if memory is None else memory
+        tile = equations.add_weight_gradient(memory[: rows.stop - rows.start], delta[:, rows], a, beta=0.0)
         yield rows, (tile if is_number(scale, 1) else tile.mul_(scale)).to(dtype)
 
 

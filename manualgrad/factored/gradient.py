@@ -16,6 +16,7 @@ from torch import Tensor
 from manualgrad import equations
 from manualgrad.autograd.torch_state import refuse_pointers
 from manualgrad.factored.densify import densify
+from manualgrad.factored.elementwise import by_rows
 from manualgrad.factored.entries import add_entries, rows_of_tiles, tiles
 from manualgrad.factored.factors import Content, Factors, check_factors, is_number, wider, without_the_rest
 
@@ -126,7 +127,10 @@ class FactoredGradient(Tensor):
         return add_entries(target, self.content, self.dtype, alpha, beta)
 
     def tiles(self, use: str = "reading its entries") -> Iterator[tuple[slice, Tensor]]:
-        """The entries as plain tensors of a few rows, a quarter of them at most, each with the rows that it is."""
+        """The entries as plain tensors of a few rows, a quarter of them at most, each with the rows that it is.
+
+        A tile may be written into, and is the next one's memory: use it before that.
+        """
         if self.content.factors:
             return tiles(self.content, self.dtype, use)
         dense = self.new_zeros(()).expand(self.shape) if self.content.dense is None else self.content.dense
@@ -173,7 +177,8 @@ class FactoredGradient(Tensor):
             result = operation(*args, **(kwargs or {}))
             if result is not NotImplemented:
                 return result
-        return densify(cls, func, args, kwargs or {})
+        result = by_rows(cls, func, args, kwargs or {})
+        return densify(cls, func, args, kwargs or {}) if result is NotImplemented else result
 
     # Parts of torch.Tensor that bypass the dispatcher.
 

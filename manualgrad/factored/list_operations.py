@@ -6,7 +6,8 @@ copied: they may belong to a later gradient of the list.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, TypeGuard
 
 import torch
@@ -25,6 +26,15 @@ def has_factors(gradient: Tensor) -> TypeGuard[FactoredGradient]:
     return isinstance(gradient, FactoredGradient) and not gradient.is_dense
 
 
+def as_dense(gradient: Tensor, w: Tensor) -> Tensor:
+    """A gradient that has no factors, as a plain tensor in the weight's order of memory, which fused kernels take for granted."""
+    if not isinstance(gradient, FactoredGradient):
+        return gradient
+    if gradient.densify().stride() != w.stride():
+        gradient.content.become_dense(torch.empty_like(w).copy_(gradient.densify()))
+    return gradient.densify()
+
+
 @implements(aten._amp_foreach_non_finite_check_and_unscale_.default)
 def unscale(gradients: Sequence[Tensor], found_inf: Tensor, inverse_scale: Tensor) -> None:  # GradScaler.unscale_
     dense = [g.densify() if isinstance(g, FactoredGradient) else g for g in gradients if not has_factors(g)]
@@ -36,34 +46,30 @@ def unscale(gradients: Sequence[Tensor], found_inf: Tensor, inverse_scale: Tenso
             multiply_in_place(gradient, inverse_scale.reshape(()))
 
 
-def for_each(operation: Callable[..., Any], in_place: bool) -> Callable[..., Any]:
-    """A foreach operation as a loop. Lists among its arguments go element by element."""
+def for_each(one: Any, is_in_place: bool, tensors: Sequence[Tensor], *arguments: Any, **keywords: Any) -> Any:
+    """A foreach operation as a loop of `one` over the elements of `tensors` and of all lists among the arguments."""
+    if is_in_place:
+        copy_before_writing(tensors)
+    if (
+        one in _WITH_VALUE and len(arguments) == 3
+    ):  # what one of them takes by its name, a list of them takes in its place
+        *arguments, value = arguments  # type: ignore[assignment]
+        keywords["value"] = value.tolist() if isinstance(value, Tensor) else value
+    results = []
+    for i, tensor in enumerate(tensors):
+        own = (x[i] if isinstance(x, list | tuple) else x for x in arguments)
+        named = {name: x[i] if isinstance(x, list | tuple) else x for name, x in keywords.items()}
+        results.append(one(tensor, *own, **named))
+    return None if is_in_place else results
 
-    def loop(tensors: Sequence[Tensor], *arguments: Any, **keywords: Any) -> list[Any] | None:
-        if in_place:
-            copy_before_writing(tensors)
-        results = []
-        for i, tensor in enumerate(tensors):
-            own = (x[i] if isinstance(x, list | tuple) else x for x in arguments)
-            results.append(operation(tensor, *own, **keywords))
-        return None if in_place else results
 
-    return loop
-
-
-_new: dict[Any, Any] = {  # torch.optim.SGD(foreach=True), its default on CUDA
-    aten._foreach_add.List: torch.add,
-    aten._foreach_mul.Scalar: torch.mul,
-    aten._foreach_mul.Tensor: torch.mul,
-    aten._foreach_neg.default: torch.neg,
-    aten._foreach_norm.Scalar: torch.linalg.vector_norm,
-}
-_in_place: dict[Any, Any] = {
-    aten._foreach_add_.List: Tensor.add_,
-    aten._foreach_mul_.Scalar: Tensor.mul_,
-    aten._foreach_mul_.Tensor: Tensor.mul_,
-    aten._foreach_neg_.default: Tensor.neg_,
-    aten._foreach_zero_.default: Tensor.zero_,
-}
-for _list_operation, _operation in (_new | _in_place).items():
-    implements(_list_operation)(for_each(_operation, in_place=_list_operation in _in_place))
+_WITH_VALUE = (aten.addcmul, aten.addcmul_, aten.addcdiv, aten.addcdiv_)
+# What optimizers call with foreach=True, their default on CUDA.
+for _name in (
+    "abs abs_ add add_ addcdiv addcdiv_ addcmul addcmul_ copy_ div div_ lerp lerp_ mul mul_ neg neg_ sign sign_ sub sub_ zero_"
+).split():
+    _packet = getattr(aten, f"_foreach_{_name}")
+    for _overload in _packet.overloads():
+        if not _overload.endswith("out"):
+            implements(getattr(_packet, _overload))(partial(for_each, getattr(aten, _name), _name.endswith("_")))
+implements(aten._foreach_norm.Scalar)(partial(for_each, torch.linalg.vector_norm, False))

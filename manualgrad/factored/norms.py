@@ -27,9 +27,12 @@ def two_norm(gradient: FactoredGradient) -> Tensor:
     return norm if is_number(scale, 1) else norm * torch.as_tensor(scale).abs()
 
 
-def norm_by_tiles(gradient: FactoredGradient, order: float) -> Tensor:
-    norms = torch.stack([torch.linalg.vector_norm(tile, order) for _, tile in gradient.tiles()])
-    return norms.sum() if order == 0 else torch.linalg.vector_norm(norms, order)
+def norm_by_tiles(gradient: FactoredGradient, order: float, axis: int | None = None) -> Tensor:
+    """|dC/dw| of that order, over all entries (), over the rows (axis 0: (n,)) or over the columns (axis 1: (m,))."""
+    norms = [torch.linalg.vector_norm(tile, order, axis) for _, tile in gradient.tiles()]
+    if axis == 1:
+        return torch.cat(norms)
+    return torch.stack(norms).sum(0) if order == 0 else torch.linalg.vector_norm(torch.stack(norms), order, 0)
 
 
 def overflows(gradient: FactoredGradient) -> Tensor:

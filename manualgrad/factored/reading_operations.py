@@ -30,8 +30,12 @@ def vector_norm(
     dtype: torch.dtype | None = None,
 ) -> Any:  # clip_grad_norm_, Tensor.norm
     axes = {0, 1} if dim is None else {d % 2 for d in dim}
-    if gradient.is_dense or axes != {0, 1} or gradient.numel() == 0:
+    if gradient.is_dense or gradient.numel() == 0 or not axes:
         return NotImplemented
+    if len(axes) == 1:  # Adafactor
+        (axis,) = axes
+        norm = norm_by_tiles(gradient, ord, axis).to(dtype or gradient.dtype)
+        return norm.unsqueeze(axis) if keepdim else norm
     norm = two_norm(gradient) if ord == 2 else norm_by_tiles(gradient, ord)
     if ord == 2 and gradient.device.type == "cpu" and not 0 < norm <= torch.finfo(gradient.dtype).max:
         # Where infinities of both signs meet in the Gram matrices, or squares leave float64's range, they tell nothing, but

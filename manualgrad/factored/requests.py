@@ -20,7 +20,7 @@ _withdrawn: deque[tuple[int, ...]] = (
     deque()
 )  # by finalizers, which may run anywhere, also while the table is being changed
 _counting = Lock()
-_MARK = "_keeps_factors"  # on a weight: wanted for as long as it lives
+_MARK = "_keeps_factors"  # on a weight: wanted for as long as it lives, and by whom
 
 
 class Request:
@@ -51,21 +51,34 @@ def is_wanted(weight: Tensor) -> bool:
     return id(weight) in _requests or hasattr(weight, _MARK)
 
 
+def ask_for(weight: Tensor, caller: str) -> None:
+    """Mark the weight, unless somebody has: then it is for them to withdraw it."""
+    if not hasattr(weight, _MARK):
+        setattr(weight, _MARK, caller)
+
+
+def ask_no_more(weight: Tensor, caller: str | None = None) -> None:
+    """Take the mark away; with a caller, only the one that is theirs."""
+    if caller is None or getattr(weight, _MARK, None) == caller:
+        vars(weight).pop(_MARK, None)
+
+
 def pass_on_requests(model: nn.Module, copied: nn.Module) -> None:
     """Mark each parameter of a deep copy whose original is wanted factored."""
     for w, copied_w in zip(model.parameters(), copied.parameters(), strict=True):
         if is_wanted(w):
-            setattr(copied_w, _MARK, True)
+            setattr(copied_w, _MARK, getattr(w, _MARK, "keep_factored"))
 
 
 def keep_factored(model: ModuleT, keep: bool = True) -> ModuleT:
-    """Ask for factored gradients for an optimizer that does not ask itself, such as `torch.optim.SGD`. Returns the model.
+    """Ask for factored gradients on behalf of an optimizer that does not ask itself: any of `torch.optim`. Returns the model.
 
     Concerns the weights of the `Dense` layers in it. `keep_factored(model, False)` stops asking, from the next backward pass
     on; a `GradientDescent` that has these weights goes on asking (`factored=False` is its own switch).
 
-    `torch.optim.SGD` (loop, foreach and fused), `clip_grad_norm_` and `GradScaler` work on the factors; other optimizers make
-    them dense, once per step and with a `FactorsLostWarning`.
+    Optimizers that read gradients entry by entry, as those of `torch.optim` do but LBFGS, get them a few rows at a time; fused
+    Adam, AdamW, Adagrad and SGD then make nothing of the weight's size. `clip_grad_norm_` and `GradScaler` work on the factors.
+    What else needs every entry at once makes the gradient dense, with a `FactorsLostWarning`.
 
     The weights are marked. The mark is pickled with them; a deep copy, and a conversion that makes new parameters
     (`torch.__future__.set_swap_module_params_on_conversion`), leaves it behind: ask again after those.
@@ -78,7 +91,7 @@ def keep_factored(model: ModuleT, keep: bool = True) -> ModuleT:
     for module in model.modules():
         if isinstance(module, nn.Linear):
             if keep:
-                setattr(module.weight, _MARK, True)
+                setattr(module.weight, _MARK, "keep_factored")
             else:
-                vars(module.weight).pop(_MARK, None)
+                ask_no_more(module.weight)
     return model

@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from manualgrad import equations
 from manualgrad.activation.activation import Activation
 from manualgrad.activation.torch_twins import TWINS, twin_of
-from manualgrad.autograd.apply import apply, is_plain_mode
+from manualgrad.autograd.apply import is_plain_mode, plain_apply
 from manualgrad.autograd.autocast import is_autocasting, without_autocast
 from manualgrad.autograd.switch import is_by_autograd
+from manualgrad.autograd.torch_state import is_any_autocast_enabled
 from manualgrad.layers.torchscript import Scriptable
 
 
@@ -23,27 +24,30 @@ class ActivationFunction(torch.autograd.Function):
     """a = sigma(z), differentiated by `manualgrad.equations`: z and a of any shape (...). `in_place`: a is written over z."""
 
     @staticmethod
-    def forward(z: Tensor, activation: Activation, in_place: bool) -> Tensor:
-        if not in_place:
-            return activation.value(z)
-        assert activation.value_in_place is not None
-        return activation.value_in_place(z)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        z, activation, in_place = inputs
+    def forward(ctx: Any, z: Tensor, activation: Activation, in_place: bool) -> Tensor:
         ctx.activation = activation
         ctx.set_materialize_grads(False)
         if in_place:
+            assert activation.value_in_place is not None
             ctx.mark_dirty(z)
-        ctx.save_for_backward(output if activation.from_output else z)
+            a = activation.value_in_place(z)
+        else:
+            a = activation.value(z)
+        ctx.save_for_backward(a if activation.from_output else z)
+        return a
 
     @staticmethod
     def backward(ctx: Any, cost_gradient: Tensor | None) -> tuple[Tensor | None, None, None]:
         if cost_gradient is None:
             return None, None, None
+        (kept,) = ctx.saved_tensors
+        if not is_any_autocast_enabled():
+            return equations.output_error(cost_gradient, ctx.activation, kept), None, None
         with without_autocast(cost_gradient):  # the dtypes were chosen in the forward pass
-            return equations.output_error(cost_gradient, ctx.activation, *ctx.saved_tensors), None, None
+            return equations.output_error(cost_gradient, ctx.activation, kept), None, None
+
+
+_apply = plain_apply(ActivationFunction)
 
 
 class ByHand(Scriptable):
@@ -52,6 +56,7 @@ class ByHand(Scriptable):
     or a view would be written over: PyTorch knows beforehand when that is an error."""
 
     torch_class: type[Any]
+    _only_sigma: Any = None  # of a class without options
     inplace = False  # the activations without this option
 
     def forward(self, input: Tensor) -> Tensor:
@@ -66,18 +71,24 @@ class ByHand(Scriptable):
     @torch.jit.unused
     def _by_hand(self, input: Tensor) -> Tensor:
         in_place = self.inplace
-        written_over = in_place and (input.is_leaf or input._is_view())
-        if not (is_plain_mode() and _is_plain(input)) or written_over or is_by_autograd():
-            return super().forward(input)
-        sigma = twin_of(self, from_output=in_place)
+        if (
+            not _is_plain(input)
+            or not is_plain_mode()
+            or (in_place and (input.is_leaf or input._is_view()))
+            or is_by_autograd()
+        ):
+            return self.torch_class.forward(self, input)
+        sigma = self._only_sigma or twin_of(self, from_output=in_place)
         assert sigma is not None
         if in_place:
             if sigma.value_in_place is not None:
-                return apply(ActivationFunction, input, sigma, True)
-            return input.copy_(apply(ActivationFunction, input.clone(), sigma, False))
-        if is_autocasting(input):  # it computes some activations in float32; an empty tensor tells
+                return _apply(input, sigma, True)
+            return input.copy_(_apply(input.clone(), sigma, False))
+        if is_any_autocast_enabled() and is_autocasting(
+            input
+        ):  # it computes some activations in float32; an empty tensor tells
             input = input.to(sigma.value(input.new_empty(0)).dtype)
-        return apply(ActivationFunction, input, sigma, False)
+        return _apply(input, sigma, False)
 
 
 def _is_plain(input: Any) -> bool:
@@ -91,8 +102,11 @@ def _is_plain(input: Any) -> bool:
     )
 
 
-BY_HAND: dict[type[nn.Module], type[ByHand]] = {
-    plain: cast(type[ByHand], type(plain.__name__, (ByHand, plain), {"torch_class": plain, "__module__": __name__}))
-    for plain in TWINS
-}
+def _twin(plain: type[nn.Module], options: tuple[str, ...]) -> type[ByHand]:
+    """The subclass by hand of a class of `torch.nn`; the attributes `options` decide which sigma it is."""
+    attributes = {"torch_class": plain, "_only_sigma": None if options else twin_of(plain()), "__module__": __name__}
+    return cast(type[ByHand], type(plain.__name__, (ByHand, plain), attributes))
+
+
+BY_HAND = {plain: _twin(plain, options) for plain, (_, options) in TWINS.items()}
 globals().update({twin.__name__: twin for twin in BY_HAND.values()})  # where pickle looks for them: ReLU, Sigmoid, ...

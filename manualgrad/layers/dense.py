@@ -13,6 +13,7 @@ from manualgrad.activation.built_in import Activation, activation_named, identit
 from manualgrad.autograd.apply import call, is_left_to_autograd
 from manualgrad.autograd.autocast import is_autocasting, is_castable, without_autocast
 from manualgrad.autograd.switch import is_by_autograd
+from manualgrad.autograd.torch_state import is_any_autocast_enabled
 from manualgrad.layers.dense_checks import (
     check_arguments,
     check_definition,
@@ -50,7 +51,7 @@ def dense(
         z = nn.functional.linear(input, weight, bias)
         with without_autocast(z):  # which would compute some activations in float32
             return activation.value(z)
-    if fit(input, weight, bias) and not is_autocasting(input):
+    if fit(input, weight, bias) and not (is_any_autocast_enabled() and is_autocasting(input)):
         return _apply(input, weight, bias, activation)  # the usual case, quickly
     check_tensors(input, weight, bias)
     if is_autocasting(input) and is_castable(input) and is_castable(weight):

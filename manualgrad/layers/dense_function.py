@@ -14,7 +14,7 @@ from torch import Tensor
 from manualgrad import equations
 from manualgrad.activation.built_in import Activation, identity
 from manualgrad.autograd.autocast import is_autocasting, without_autocast
-from manualgrad.autograd.torch_state import are_transforms_active, is_exporting
+from manualgrad.autograd.torch_state import are_transforms_active, is_any_autocast_enabled, is_exporting
 from manualgrad.factored.choice import may_keep_factors, weight_gradient_or_factors
 
 
@@ -54,15 +54,19 @@ class DenseFunction(torch.autograd.Function):
         ctx.keeps_factors = needs_weight and may_keep_factors(weight, a_below)
         ctx.set_materialize_grads(False)
         ctx.saves = needs_weight, needs_a_below
-        saved = (a_below if needs_weight else None, weight if needs_a_below else None, _kept(activation, output))
-        ctx.save_for_backward(*(x for x in saved if x is not None))  # tools that draw the graph expect tensors alone
+        saved: tuple[Any, ...] = (a_below,) if needs_weight else ()
+        if needs_a_below:
+            saved += (weight,)
+        if activation is not identity:
+            saved += (_kept(activation, output),)
+        ctx.save_for_backward(*saved)  # and no None: tools that draw the graph expect tensors alone
 
     @staticmethod
     def backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None = None) -> tuple:
         upstream = z_gradient if cost_gradient is None else cost_gradient
         if upstream is None:
             return None, None, None, None
-        if is_autocasting(upstream):  # the dtypes were chosen in the forward pass
+        if is_any_autocast_enabled() and is_autocasting(upstream):  # the dtypes were chosen in the forward pass
             with without_autocast(upstream):
                 return _backward(ctx, cost_gradient, z_gradient)
         return _backward(ctx, cost_gradient, z_gradient)
@@ -113,10 +117,10 @@ def _kept(activation: Activation, output: Any) -> Tensor | None:
 def _backward(ctx: Any, cost_gradient: Tensor | None, z_gradient: Tensor | None) -> tuple:
     """The gradients by the input, the weight and the bias, each only if it is needed; None for the activation."""
     needs_a_below, needs_weight, needs_bias, _ = ctx.needs_input_grad
-    saved, (saves_a_below, saves_weight) = iter(ctx.saved_tensors), ctx.saves
-    a_below: Any = next(saved) if saves_a_below else None
-    weight: Any = next(saved) if saves_weight else None
-    kept = None if ctx.activation is identity else next(saved)
+    saved, (saves_a_below, saves_weight) = ctx.saved_tensors, ctx.saves
+    a_below: Any = saved[0] if saves_a_below else None
+    weight: Any = saved[saves_a_below] if saves_weight else None
+    kept = None if ctx.activation is identity else saved[-1]
     a_below_gradient = weight_gradient = bias_gradient = None
     # dC/dz: through a, and also directly where z itself is used (only in second derivatives)
     delta: Any = z_gradient

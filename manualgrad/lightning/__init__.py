@@ -13,10 +13,12 @@ from manualgrad.lightning.audit import AutogradAudit, GradientMismatchError  # n
 from manualgrad.lightning.checkpoint_io import SafeCheckpointIO  # noqa: E402
 from manualgrad.lightning.data import DigitsDataModule  # noqa: E402
 from manualgrad.lightning.factored_strategy import FactoredDDPStrategy  # noqa: E402
+from manualgrad.lightning.hand_written_backprop import HandWrittenBackprop  # noqa: E402
 from manualgrad.lightning.keep_random_states import KeepRandomStates  # noqa: E402
 from manualgrad.lightning.loader import ResumableLoader  # noqa: E402
 from manualgrad.lightning.module import BackpropModule  # noqa: E402
 from manualgrad.lightning.monitor.backprop_monitor import BackpropMonitor  # noqa: E402
+from manualgrad.lightning.train_step_module import TrainStepModule  # noqa: E402
 
 
 __all__ = [
@@ -26,9 +28,11 @@ __all__ = [
     "DigitsDataModule",
     "FactoredDDPStrategy",
     "GradientMismatchError",
+    "HandWrittenBackprop",
     "KeepRandomStates",
     "ResumableLoader",
     "SafeCheckpointIO",
+    "TrainStepModule",
 ]
 
 for _public in __all__:  # users import it from here: pickles and reprs say so, wherever its file is

@@ -1,4 +1,4 @@
-"""`BackpropModule`'s engine "train_step": the step that `mg.TrainStep` records, inside Lightning's loop."""
+"""The engine "train_step": the step that `mg.TrainStep` records, inside Lightning's loop."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 
 from manualgrad.lightning.audit import AutogradAudit
-from manualgrad.losses.loss import Loss
+from manualgrad.lightning.hand_written_backprop import HandWrittenBackprop
 from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.train_step.train_step import TrainStep
 
 
-OF_THE_MODULE = "forward cost backward configure_gradient_clipping".split()  # what a recorded step does not call
+OF_THE_MODULE = "backward configure_gradient_clipping".split()  # what a recorded step does not call
 WITH_GRADIENTS = "on_before_backward on_after_backward on_before_optimizer_step on_before_zero_grad".split()
 
 
@@ -29,14 +29,24 @@ class TrainStepEngine:
 
     def __init__(self) -> None:
         self._step: TrainStep | None = None
+        self.checked: Trainer | None = None  # whose training `check` has let pass
         self.cost: Tensor | None = None  # of the step just taken, until `backward` has seen it
 
     def __getstate__(self) -> dict:
-        return {"_step": None, "cost": None}  # a copy of the module makes a step of its own
+        return {"_step": None, "checked": None, "cost": None}  # a copy of the module makes a step of its own
 
-    def check(self, module: LightningModule, parent: type[LightningModule]) -> None:
-        """Raises ValueError, which names it, for anything that the recorded step would leave out. `parent`: BackpropModule."""
+    def check(self, module: LightningModule, parent: type[LightningModule], *methods: str, maker: str = "") -> None:
+        """Raises ValueError, which names it, for anything that the recorded step would leave out. `parent`: the class of this
+        package that the module comes from; `methods`: those of its methods that are not called; `maker`: what takes `max_norm`."""
         trainer, name = module.trainer, type(module).__name__
+        if not module.automatic_optimization:
+            raise _refusal(
+                "automatic optimization",
+                "automatic_optimization=False",
+                "It takes the place of Lightning's own step",
+                "call mg.TrainStep yourself",
+                verb="",
+            )
         if trainer.world_size > 1:
             raise _refusal(
                 "a single process", str(trainer.world_size), "It does not average gradients", "Trainer(devices=1)"
@@ -47,7 +57,7 @@ class TrainStepEngine:
                 "Trainer(gradient_clip_val=None)",
                 str(trainer.gradient_clip_val),
                 "It keeps no gradients for the Trainer to clip",
-                f"{name}(max_norm={trainer.gradient_clip_val}), which clips their norm",
+                f"{maker or 'take_step'}(max_norm={trainer.gradient_clip_val}), which clips their norm",
             )
         optimizer = trainer.optimizers[0]
         if not isinstance(optimizer, GradientDescent):
@@ -58,24 +68,32 @@ class TrainStepEngine:
                 "return mg.GradientDescent(...) from configure_optimizers",
                 verb="",
             )
-        for method in [*OF_THE_MODULE, *WITH_GRADIENTS]:
+        for method in [*methods, *OF_THE_MODULE, *WITH_GRADIENTS]:
             if is_overridden(method, module, parent):
                 raise _refusal(
                     f"{parent.__name__}'s own {method}", f"that of {name}", "It is not called, or finds no gradients"
                 )
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             sees = next((method for method in WITH_GRADIENTS if is_overridden(method, callback, Callback)), None)
-            if sees or isinstance(callback, AutogradAudit | GradientAccumulationScheduler):
+            audits = isinstance(callback, HandWrittenBackprop) and callback.audit is not None
+            if sees or audits or isinstance(callback, AutogradAudit | GradientAccumulationScheduler):
                 raise _refusal(
                     "no callback that needs gradients",
                     type(callback).__name__,
                     "It keeps none",
-                    "remove the callback",
+                    "leave its audit_every_n_steps out" if audits else "remove the callback",
                     verb="",
                 )
+        self.checked = trainer
 
     def run(
-        self, trainer: Trainer, model: nn.Module, loss: Loss, max_norm: float | None, inputs: Tensor, targets: Tensor
+        self,
+        trainer: Trainer,
+        model: nn.Module,
+        loss: nn.Module,
+        max_norm: float | None,
+        inputs: Tensor,
+        targets: Tensor,
     ) -> tuple[Tensor, Tensor]:
         """Take a step. Returns the loss (), and the outputs before the update. Raises what `check` and `TrainStep` raise."""
         _check_accumulation(trainer)  # a callback may change it

@@ -1,4 +1,4 @@
-"""A classifier of dense layers for Lightning, trained by gradient descent with a backward pass written by hand."""
+"""Dense layers for Lightning that learn classes or real numbers by gradient descent, with a backward pass written by hand."""
 
 from __future__ import annotations
 
@@ -8,42 +8,46 @@ from numbers import Real
 from typing import Any, Literal
 
 import torch
-from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch import Callback
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import Metric
+from torchmetrics import MeanAbsoluteError, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from manualgrad.layers.mlp import MLP
 from manualgrad.lightning.checkpoint_io import check_intact
-from manualgrad.lightning.engine import TrainStepEngine
 from manualgrad.lightning.keep_random_states import KeepRandomStates
 from manualgrad.lightning.schedule import SCHEDULES, over_whole_training, take_schedule
+from manualgrad.lightning.targets import RSquared, one_hot_rows, real_rows
+from manualgrad.lightning.train_step_module import EngineName, TrainStepModule
 from manualgrad.losses.cross_entropy import BinaryCrossEntropyLoss, SoftmaxCrossEntropyLoss
 from manualgrad.losses.names import LOSSES, LossName
+from manualgrad.losses.quadratic import QuadraticLoss
 from manualgrad.optim.gradient_descent import GradientDescent
 
 
 ScheduleName = Literal["constant", "cosine", "linear"]
-EngineName = Literal["autograd", "train_step"]
 
 ENGINES = ("autograd", "train_step")
+LEARNS_NUMBERS = "manualgrad.learns_numbers"  # in a checkpoint, of a module whose targets were real numbers
 
 
-class BackpropModule(LightningModule):
-    """An `mg.MLP` that learns class indices by `mg.GradientDescent`.
+class BackpropModule(TrainStepModule):
+    """An `mg.MLP` that learns classes, or real numbers, by `mg.GradientDescent`.
 
-    A batch is (inputs (n, sizes[0]), classes (n,) of int64); one output stands for the two classes 0 and 1. Logs
-    `train_loss` each step, the means of `val_loss` and `test_loss`, and `train_accuracy`, `val_accuracy`, `test_accuracy`
-    per epoch. Losses are means over the batch.
+    A batch is (inputs (n, sizes[0]), classes (n,) of int64); one output stands for the two classes 0 and 1. With
+    loss="quadratic" floating point targets of the outputs' shape (n, sizes[-1]), or (n,) for one output, are real numbers to
+    be learnt. Logs `train_loss` each step, the means of `val_loss` and `test_loss`, and per epoch `train_accuracy`,
+    `val_accuracy`, `test_accuracy`; of real numbers in their place R^2 (`val_r2`: the mean over the outputs) and the mean
+    absolute error (`val_mae`, in the targets' unit). Losses are means over the batch.
 
     Args:
-        sizes: features in, of each hidden layer, and classes.
+        sizes: features in, of each hidden layer, and classes or real numbers out.
         activation: of the hidden layers, by name.
         output_activation: of the last layer, by name; None for the cross-entropies, which take z.
         loss: "cross_entropy" (softmax), "binary_cross_entropy" (a sigmoid per class) or "quadratic"; the last two compare
-            the outputs with one-hot rows.
+            the outputs with one-hot rows of the classes, "quadratic" also with real numbers.
         lr, momentum, weight_decay, nesterov: as for `mg.GradientDescent`.
         lr_schedule: "constant", or "cosine" or "linear" from `lr` down to 0 over the whole training. One resumed from a checkpoint
             goes on where the whole of the new one is at that step: with max_epochs=40, after 20 of 20 epochs, half way.
@@ -96,13 +100,13 @@ class BackpropModule(LightningModule):
                 f"got sizes={list(self.model.sizes)}. Pass loss='binary_cross_entropy', or a last size of 2 or more."
             )
         self.loss = LOSSES[loss]()
-        self.accuracy = nn.ModuleDict(
-            {
-                f"{stage}_accuracy": MulticlassAccuracy(max(2, self.model.sizes[-1]), average="micro")
-                for stage in ("train", "val", "test")
-            }
-        )
-        self._engine = TrainStepEngine()
+        self._learns_numbers = False  # real ones, as the last batch of targets were; else classes
+        self.scores = nn.ModuleDict()
+        for stage in ("train", "val", "test"):
+            self.scores[f"{stage}_accuracy"] = MulticlassAccuracy(max(2, self.model.sizes[-1]), average="micro")
+            if isinstance(self.loss, QuadraticLoss):
+                self.scores[f"{stage}_r2"] = RSquared(self.model.sizes[-1])
+                self.scores[f"{stage}_mae"] = MeanAbsoluteError()
         self.example_input_array = torch.zeros(1, self.model.sizes[0])
         self._gradient_descent([nn.Parameter(torch.zeros(1))])  # an option out of range fails here, not in `fit`
 
@@ -110,30 +114,25 @@ class BackpropModule(LightningModule):
         """Outputs (n, sizes[-1]) of inputs (n, sizes[0])."""
         return self.model(inputs)
 
-    def cost(self, outputs: Tensor, classes: Tensor) -> Tensor:
-        """C, the mean over the batch: outputs (n, m), classes (n,) -> ()."""
-        return self.loss(outputs, self._desired(outputs, classes))
+    def cost(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """C, the mean over the batch: outputs (n, m), classes (n,) or real numbers (n, m) -> ()."""
+        return self.loss(outputs, self._desired(outputs, targets))
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
-        self._engine.cost = None
-        # A copy, such as `compare` makes, knows the trainer of this module, which does not train it.
-        if self.engine == "autograd" or self._trainer is None or self.trainer.lightning_module is not self:
+        if self.engine == "autograd":
+            self._engine.cost = None
             return self._step("train", batch)
-        inputs, classes = batch
-        desired = self._desired(inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1])), classes)
-        cost, outputs = self._engine.run(self.trainer, self.model, self.loss, self.max_norm, inputs, desired)
-        return self._logged("train", cost, outputs, classes)
+        inputs, targets = batch
+        desired = self._desired(inputs.new_empty((*inputs.shape[:-1], self.model.sizes[-1])), targets)
+        cost, outputs = self.take_step(self.model, self.loss, inputs, desired, max_norm=self.max_norm)
+        return self._logged("train", cost, outputs, targets)
 
     def on_fit_start(self) -> None:
         if self.engine == "train_step":
-            self._engine.check(self, BackpropModule)
+            self._check_engine()
 
-    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
-        """Autograd's, unless the engine has taken the step."""
-        if self._engine.cost is None:
-            super().backward(loss, *args, **kwargs)
-        else:
-            self._engine.check_loss(loss, type(self).__name__)
+    def _check_engine(self) -> None:
+        self._engine.check(self, BackpropModule, "forward", "cost", maker=type(self).__name__)
 
     def configure_gradient_clipping(
         self,
@@ -154,8 +153,10 @@ class BackpropModule(LightningModule):
         self._step("test", batch)
 
     def predict_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The most likely class of each input, (n,) of int64. Classes in the batch are not looked at."""
-        return self._predicted(self(batch[0] if isinstance(batch, list | tuple) else batch))
+        """The most likely class of each input, (n,) of int64; after training on real numbers the outputs (n, sizes[-1]) themselves.
+        Targets in the batch are not looked at."""
+        outputs = self(batch[0] if isinstance(batch, list | tuple) else batch)
+        return outputs if self._learns_numbers else self._predicted(outputs)
 
     def configure_optimizers(self) -> Any:
         optimizer = self._gradient_descent(self.parameters())
@@ -174,23 +175,25 @@ class BackpropModule(LightningModule):
     def configure_callbacks(self) -> list[Callback]:
         return [KeepRandomStates()]  # a subclass may have dropout
 
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self._learns_numbers:
+            checkpoint[LEARNS_NUMBERS] = True
+
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Lightning loads the weights before it makes the module float64 for 64-true, which would round them to float32."""
+        self._learns_numbers = checkpoint.get(LEARNS_NUMBERS, False)
         if self._trainer is not None:
             self.trainer.precision_plugin.convert_module(self)
             if not is_overridden("configure_optimizers", self, BackpropModule):
                 take_schedule(checkpoint, self.lr_schedule)
 
     def _step(self, stage: str, batch: tuple[Tensor, Tensor]) -> Tensor:
-        inputs, classes = batch
+        inputs, targets = batch
         outputs = self(inputs)
-        return self._logged(stage, self.cost(outputs, classes), outputs, classes)
+        return self._logged(stage, self.cost(outputs, targets), outputs, targets)
 
-    def _logged(self, stage: str, cost: Tensor, outputs: Tensor, classes: Tensor) -> Tensor:
-        accuracy = self.accuracy[f"{stage}_accuracy"]
-        assert isinstance(accuracy, Metric)
-        accuracy(self._predicted(outputs), classes)
-        training = stage == "train"
+    def _logged(self, stage: str, cost: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+        training, size = stage == "train", len(targets)
         self.log(
             f"{stage}_loss",
             cost,
@@ -198,40 +201,28 @@ class BackpropModule(LightningModule):
             on_step=training,
             on_epoch=not training,
             sync_dist=not training,
-            batch_size=len(classes),
+            batch_size=size,
         )
-        self.log(f"{stage}_accuracy", accuracy, prog_bar=True, on_step=False, on_epoch=True, batch_size=len(classes))
+        self._learns_numbers = self._are_real(targets)
+        if self._learns_numbers:
+            names, arguments = ["r2", "mae"], (outputs, real_rows(outputs, targets))
+        else:
+            names, arguments = ["accuracy"], (self._predicted(outputs), targets)
+        for name in names:
+            score = self.scores[f"{stage}_{name}"]
+            assert isinstance(score, Metric)
+            score.update(*arguments)
+            self.log(f"{stage}_{name}", score, prog_bar=True, on_step=False, on_epoch=True, batch_size=size)
         return cost
 
-    def _desired(self, outputs: Tensor, classes: Tensor) -> Tensor:
-        """y, what the loss compares the outputs (n, m) with: the classes themselves, or as one-hot rows (n, m)."""
+    def _desired(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """y, what the loss compares the outputs (n, m) with: class indices as they are or as one-hot rows, or real numbers."""
         if isinstance(self.loss, SoftmaxCrossEntropyLoss):
-            return classes
-        self._check(classes, outputs)
-        if outputs.size(-1) == 1:
-            return classes.unsqueeze(-1).to(outputs.dtype)
-        return nn.functional.one_hot(classes, outputs.size(-1)).to(outputs.dtype)
+            return targets
+        return (real_rows if self._are_real(targets) else one_hot_rows)(outputs, targets)
 
-    def _check(self, classes: Tensor, outputs: Tensor) -> None:
-        """Raises ValueError or TypeError unless there is an integer class for each row (range seen on the CPU only)."""
-        expected, last = tuple(outputs.shape[:-1]), max(2, outputs.size(-1)) - 1
-        if tuple(classes.shape) != expected:
-            raise ValueError(
-                f"BackpropModule expected class indices of shape {expected} for outputs of shape {tuple(outputs.shape)}, "
-                f"got {tuple(classes.shape)}. Give one class for each input."
-            )
-        if classes.dtype != torch.int64:
-            raise TypeError(
-                f"BackpropModule expected class indices of dtype torch.int64, got {classes.dtype}. "
-                "Convert them with classes.long()."
-            )
-        if classes.device.type == "cpu" and classes.numel():
-            wrong = classes[(classes < 0) | (classes > last)]
-            if wrong.numel():
-                raise ValueError(
-                    f"BackpropModule expected class indices from 0 to {last}, got {int(wrong[0])}. "
-                    "Correct the classes or give the last layer more features."
-                )
+    def _are_real(self, targets: Tensor) -> bool:
+        return isinstance(self.loss, QuadraticLoss) and targets.is_floating_point()
 
     def _predicted(self, outputs: Tensor) -> Tensor:
         if outputs.size(-1) > 1:

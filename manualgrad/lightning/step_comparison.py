@@ -1,6 +1,6 @@
 """Compare a Lightning module's training step, differentiated by hand, with autograd."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,8 +12,6 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from manualgrad.comparison.compare import compare
 from manualgrad.comparison.result import Comparison
-from manualgrad.dry_run import deep_copied
-from manualgrad.factored.requests import pass_on_requests
 
 
 def compare_training_step(
@@ -36,37 +34,39 @@ def compare_training_step(
             f"Comparing {name}.training_step expected automatic optimization, got automatic_optimization=False. "
             "Use mg.compare(model, loss, inputs, targets) instead."
         )
-    precision = module.trainer.precision_plugin if module._trainer is not None else Precision()
+    step, tensors, precision = step_on_copies(module, batch, batch_idx)
+    with precision.train_step_context():
+        comparison = compare(step, loss_of, tuple(tensors), name, tolerance)
+    return replace(comparison, rows=tuple(replace(row, name=plain_name(row.name)) for row in comparison.rows))
+
+
+def step_on_copies(module: LightningModule, batch: Any, batch_idx: int) -> tuple[nn.Module, list[Any], Precision]:
+    """The training step as a module, for `compare` and `trace`, which call copies of it: those log nothing. With it the leaves
+    of the batch, with which it is called, and the precision of the module's trainer, in which they are."""
+    trainer = module.trainer if module._trainer is not None else None
+    precision = Precision() if trainer is None else trainer.precision_plugin
     tensors, structure = tree_flatten(precision.convert_input(batch))
 
-    def run_step(copied: LightningModule, *tensors: Any) -> Any:
-        if module._trainer is not None:
-            copied.trainer = module.trainer  # which copies leave behind
+    def run(copied: LightningModule, tensors: Sequence[Any]) -> Any:  # what it closes over is not copied
+        if trainer is not None:
+            copied.trainer = trainer  # which copies leave behind
+        copied.log = copied.log_dict = _log_nothing  # type: ignore[method-assign]
         with isolate_rng():  # the same random numbers each time: numpy's too, which compare does not know of
             return copied.training_step(tree_unflatten(list(tensors), structure), batch_idx)
 
-    with precision.train_step_context():
-        comparison = compare(_TrainingStep(module, run_step), _loss_of, tuple(tensors), name, tolerance)
-    return replace(
-        comparison, rows=tuple(replace(row, name=row.name.removeprefix("module.")) for row in comparison.rows)
-    )
+    return _TrainingStep(module, run), tensors, precision
 
 
 class _TrainingStep(nn.Module):
-    """The training step as a module of the batch's tensors. What `run_step` closes over is not copied with the module."""
-
-    def __init__(self, module: LightningModule, run_step: Callable[..., Any]) -> None:
+    def __init__(self, module: LightningModule, run: Callable[..., Any]) -> None:
         super().__init__()
-        self.module = deep_copied(module)
-        pass_on_requests(module, self.module)
-        self.module.log = self.module.log_dict = lambda *args, **kwargs: None  # type: ignore[method-assign]
-        self.run_step = run_step
+        self.module, self.run = module, run
 
     def forward(self, *tensors: Any) -> Any:
-        return self.run_step(self.module, *tensors)
+        return self.run(self.module, tensors)
 
 
-def _loss_of(output: Any, name: str) -> Tensor:
+def loss_of(output: Any, name: str) -> Tensor:
     loss = output.get("loss") if isinstance(output, Mapping) else output
     if not isinstance(loss, Tensor):
         raise TypeError(
@@ -74,3 +74,11 @@ def _loss_of(output: Any, name: str) -> Tensor:
             "Return the loss."
         )
     return loss
+
+
+def _log_nothing(*args: Any, **kwargs: Any) -> None:
+    pass
+
+
+def plain_name(name: str) -> str:
+    return name.removeprefix("module.")

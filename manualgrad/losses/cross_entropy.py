@@ -1,5 +1,7 @@
 """Losses of logits: binary cross-entropy after a sigmoid, and cross-entropy after a softmax."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -84,31 +86,43 @@ class SoftmaxCrossEntropyLoss(Loss):
                     "Reshape one of them, nothing is broadcast; or, if these are class indices, convert them with targets.long()."
                 )
             return super().check(outputs, targets)
-        _check_indices(outputs, targets, indices_shape, outputs.size(axis), self.ignored)
+        advice = "Reshape them, or pass probabilities as floating point of the outputs' shape."
+        check_class_indices(
+            targets, outputs, indices_shape, outputs.size(axis), "SoftmaxCrossEntropyLoss", advice, self.ignored
+        )
 
 
 def _class_axis(outputs: Tensor) -> int:
     return 0 if outputs.dim() == 1 else 1
 
 
-def _check_indices(outputs: Tensor, targets: Tensor, shape: tuple[int, ...], classes: int, ignored: int) -> None:
+def check_class_indices(
+    targets: Tensor,
+    outputs: Tensor,
+    shape: Sequence[int],
+    classes: int,
+    caller: str,
+    advice: str,
+    ignored: int | None = None,
+) -> None:
     """Raises ValueError for another shape or an index that is no class (seen on the CPU; a GPU asserts by itself, and looking
     would stall it). TypeError: they are not int64."""
-    if tuple(targets.shape) != shape:
+    if tuple(targets.shape) != tuple(shape):
         raise ValueError(
-            f"SoftmaxCrossEntropyLoss expected class indices of shape {shape} for outputs of shape {tuple(outputs.shape)}, "
-            f"got {tuple(targets.shape)}. Reshape them, or pass probabilities as floating point of the outputs' shape."
+            f"{caller} expected class indices of shape {tuple(shape)} for outputs of shape {tuple(outputs.shape)}, "
+            f"got {tuple(targets.shape)}. {advice}"
         )
     if targets.dtype != torch.int64:
         raise TypeError(
-            f"SoftmaxCrossEntropyLoss expected class indices of dtype torch.int64, got {targets.dtype}. "
+            f"{caller} expected class indices of dtype torch.int64, got {targets.dtype}. "
             "Convert them with targets.long()."
         )
     looks = targets.device.type == "cpu" and not torch.compiler.is_compiling()
     if looks and targets.numel() and not are_transforms_active():  # vmap has no values to look at
-        wrong = targets[((targets < 0) | (targets >= classes)) & (targets != ignored)]
+        is_wrong = (targets < 0) | (targets >= classes)
+        wrong = targets[is_wrong if ignored is None else is_wrong & (targets != ignored)]
         if wrong.numel():
             raise ValueError(
-                f"SoftmaxCrossEntropyLoss expected class indices from 0 to {classes - 1} for outputs of shape "
+                f"{caller} expected class indices from 0 to {classes - 1} for outputs of shape "
                 f"{tuple(outputs.shape)}, got {int(wrong[0])}. Correct the targets or give the last layer more features."
             )

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from manualgrad.factored.aliasing import copy_before_writing
-from manualgrad.factored.gradient import FactoredGradient
-from manualgrad.factored.list_operations import has_factors
+from manualgrad.factored.list_operations import as_dense, has_factors
 from manualgrad.factored.operations import divide_in_place, implements
 from manualgrad.optim.sgd_rule import update
 
@@ -44,7 +43,7 @@ def fused_sgd(
     if rest:
         torch._fused_sgd_(
             [weights[i] for i in rest],
-            [g.densify() if isinstance(g := gradients[i], FactoredGradient) else g for i in rest],
+            [as_dense(gradients[i], weights[i]) for i in rest],
             [velocities[i] for i in rest if velocities[i] is not None],
             is_first_step=is_first_step,
             grad_scale=grad_scale,

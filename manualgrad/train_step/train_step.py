@@ -123,6 +123,12 @@ class TrainStep:
             )
         return self._last.outputs.clone()
 
+    def __repr__(self) -> str:
+        shapes = [layer.weight.shape for layer in self._layers if layer.weight is not None]
+        layers = f"{len(shapes)} layer{'s' * (len(shapes) > 1)} from {shapes[0][1]} to {shapes[-1][0]}"
+        names = (type(x).__name__ for x in (self.model, self.loss, self.optimizer))
+        return f"TrainStep({', '.join([*names, layers])}, max_norm={self.max_norm})"
+
     def __reduce__(self) -> tuple:
         return _made_anew, (self.model, self.loss, self.optimizer, self.max_norm)
 

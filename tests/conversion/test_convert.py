@@ -195,7 +195,7 @@ def test_a_name_that_matches_nothing():
     model = Branches()
     for argument in ("include", "exclude"):
         with pytest.raises(ValueError) as error:
-            mg.convert(model, **{argument: ["branches.left", "branches.middle.*"]})
+            mg.convert(model, **{argument: ["branches.left", "branches.middle.*"]})  # type: ignore[arg-type]
         assert str(error.value) == (
             f"convert expected `{argument}` to name linear layers or activations, got 'branches.middle.*', which matches none. "
             "Use names from this list, or wildcards: branches.left.0, branches.left.1, branches.left.2, branches.right.0, "

@@ -63,27 +63,6 @@ def test_stock_sgd_works_on_factors(options: dict[str, Any], form: dict[str, boo
     assert_same_weights(model, other)
 
 
-def test_adamw_makes_each_gradient_dense_once_and_warns_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    made: list[Tensor] = []
-    to_dense = mg.FactoredGradient.to_dense
-
-    def counted(self: mg.FactoredGradient) -> Tensor:
-        made.append(self)
-        return to_dense(self)
-
-    monkeypatch.setattr(mg.FactoredGradient, "to_dense", counted)
-    monkeypatch.setattr("manualgrad.factored.densify._warned", set())
-    model = mg.keep_factored(net())
-    other = twin(model)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        train(model, torch.optim.AdamW(model.parameters(), lr=0.01), steps=50)
-    assert len(made) == 50 * 2
-    assert [w.category for w in caught] == [mg.FactorsLostWarning]
-    train(other, torch.optim.AdamW(other.parameters(), lr=0.01), steps=50)
-    assert_same_weights(model, other)
-
-
 @pytest.mark.parametrize("clip", [False, True], ids=["", "clipped"])
 @pytest.mark.parametrize("micro_batches", [1, 4])
 @pytest.mark.parametrize(

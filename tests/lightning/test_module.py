@@ -181,7 +181,8 @@ def test_wrong_options_fail_before_training(options, message):
         (
             torch.tensor([0, 3]),
             ValueError,
-            "BackpropModule expected class indices from 0 to 2, got 3. Correct the classes or give the last layer more features.",
+            "BackpropModule expected class indices from 0 to 2 for outputs of shape (2, 3), got 3. "
+            "Correct the targets or give the last layer more features.",
         ),
         (
             torch.tensor([[0], [1]]),
@@ -190,9 +191,9 @@ def test_wrong_options_fail_before_training(options, message):
             "Give one class for each input.",
         ),
         (
-            torch.tensor([0.0, 1.0]),
+            torch.tensor([0, 1], dtype=torch.int32),
             TypeError,
-            "BackpropModule expected class indices of dtype torch.int64, got torch.float32. Convert them with classes.long().",
+            "BackpropModule expected class indices of dtype torch.int64, got torch.int32. Convert them with targets.long().",
         ),
     ],
 )

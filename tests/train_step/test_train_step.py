@@ -317,3 +317,9 @@ def test_many_shapes_do_not_pile_up_memory() -> None:
     for r in range(1, 60):
         step(torch.randn(r, 6), torch.randn(r, 4))
     assert len(step._recorded) <= 16
+
+
+def test_its_repr_is_one_line() -> None:
+    model = nn.Sequential(nn.Flatten(), mg.MLP([6, 5, 2]), nn.Sigmoid())
+    step = mg.TrainStep(model, nn.MSELoss(), mg.GradientDescent(model.parameters(), lr=1.0), max_norm=2.0)
+    assert repr(step) == "TrainStep(Sequential, MSELoss, GradientDescent, 2 layers from 6 to 2, max_norm=2.0)"
