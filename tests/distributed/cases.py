@@ -256,7 +256,7 @@ def trained(case: Case, rank: int, world: int) -> dict[str, Any]:
     if case.all_reduced:
         exchange = exchange_of(net)
         assert exchange is not None
-        exchange.costs = Costs(bandwidth=1e15, flops=1.0)
+        exchange.costs = Costs(bandwidth=1e15, flops=1e15, update=1.0, gradient=1e15)
     wrapper = DistributedDataParallel(net, **case.options)
     seen: set[str] = set()
     train(case, net, wrapper, rank, world, seen)
