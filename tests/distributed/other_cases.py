@@ -34,8 +34,8 @@ def two_models_at_once(rank: int, world: int) -> dict[str, Any]:
     ours = [DistributedDataParallel(exchange_factors(net, bandwidth=SLOW)) for net, _ in pairs]
     lift = torch.ones(3, 128, dtype=torch.float64) / 3
 
-    def train(first: nn.Module, second: nn.Module, ranks: Any, optimizer: Any) -> None:
-        both = nn.ModuleList([first, second])
+    def train(models: list[nn.Module], ranks: Any, optimizer: Any) -> None:
+        (first, second), both = models, nn.ModuleList(models)
         descent = optimizer(both.parameters(), lr=0.02)
         for step in range(STEPS):
             descent.zero_grad()
@@ -44,8 +44,8 @@ def two_models_at_once(rank: int, world: int) -> dict[str, Any]:
                 (loss / (20 * len(ranks))).backward()
             descent.step()
 
-    train(*ours, [rank], mg.GradientDescent)  # type: ignore[arg-type]
-    train(*(expected for _, expected in pairs), range(world), torch.optim.SGD)  # type: ignore[arg-type]
+    train(list(ours), [rank], mg.GradientDescent)
+    train([expected for _, expected in pairs], range(world), torch.optim.SGD)
     joined = nn.ModuleList([net for net, _ in pairs])
     return {"difference": max(distance(*pair) for pair in pairs), "bits": bits(joined)}
 
