@@ -16,6 +16,7 @@ from manualgrad.bench.layers import Layer
 from manualgrad.bench.optimizers import FORMS, OPTIMIZERS
 from manualgrad.bench.plot import plot
 from manualgrad.bench.ways import WAYS
+from manualgrad.cli import bench_processes
 
 
 WIDE, MIDDLE, SMALL = "1024-4096-4096-4096-1024 relu", "512-1024-1024-512 relu", "784-30-10 sigmoid sigmoid"
@@ -51,6 +52,8 @@ PRESETS = {  # what is measured where no model is named: nets, and a command lin
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the tables, write bench.json and bench.png. Returns the exit status."""
     argv = list(sys.argv[1:] if argv is None else argv)
+    if "--processes" in argv:  # options of its own
+        return bench_processes.main(argv)
     parser = _parser()
     arguments = parser.parse_args(argv)
     if arguments.model and arguments.preset:
@@ -134,6 +137,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--threads", type=_positive, help="on the CPU; default: PyTorch's choice")
     add("--seconds", type=float, default=5.0, help="to spend on each batch at least")
     add("--out", type=Path, default=Path("manualgrad_bench"), help="folder for bench.json and bench.png")
+    add("--processes", nargs="+", help="measure exchange_factors in so many processes; takes options of its own")
     add("--draw", type=Path, nargs="+", help="measure nothing: tables and plot of these bench.json files together")
     for preset, summary in (
         ("quick", "a small net and a moment: does it run?"),

@@ -2,8 +2,8 @@
 
 With W processes of which each has r rows of a weight (m, n), a process
 
-    sends    (W - 1) r (m + n) numbers of factors,  or  2 (W - 1) / W m n of the gradient (a ring's all-reduce)
-    computes 2 W r m n FLOPs in the update,         or  2 r m n for its own gradient, which is then read and written
+    sends    (W - 1) r (m + n) numbers of factors,        or  2 (W - 1) / W m n of the gradient (a ring's all-reduce)
+    computes 2 W r m n FLOPs while it updates the weight,  or  2 r m n for its own gradient, which is then added to the weight
 
 Both are turned into seconds and added up. In between lies the number of rows from which on the gradient is cheaper.
 """
@@ -12,63 +12,77 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
 
 class Costs(NamedTuple):
     """The speeds of the slowest process. `exchange_factors` measures them, or is told."""
 
     bandwidth: float  # bytes a second that a process sends while all of them do
-    flops: float  # FLOPs a second of a product of few rows
-    memory: float = 8e9  # bytes a second of reading and writing large tensors: a core of a server, to a factor of two
+    flops: float  # FLOPs a second of the product of factors of few rows
+    update: float  # bytes a second of a weight, when one row of factors updates it
+    gradient: float  # bytes a second of a gradient that is written, in fresh memory, and added to the weight
 
     def favour_factors(self, m: int, n: int, rows: Sequence[int], factor_size: int, weight_size: int) -> bool:
         """Whether a gradient of m n entries of `weight_size` bytes costs more than `rows` (by rank) of its factors do."""
-        return self.of_factors(m, n, rows, factor_size) < self.of_gradient(m, n, rows, weight_size)
+        return self.of_factors(m, n, rows, factor_size, weight_size) < self.of_gradient(m, n, rows, weight_size)
 
-    def of_factors(self, m: int, n: int, rows: Sequence[int], size: int) -> float:
+    def of_factors(self, m: int, n: int, rows: Sequence[int], factor_size: int, weight_size: int) -> float:
         """Seconds. The gathered factors are padded: each process sends as much as the one with the most rows."""
-        sent = (len(rows) - 1) * max(rows) * (m + n) * size
-        return sent / self.bandwidth + 2 * sum(rows) * m * n / self.flops
+        sent = (len(rows) - 1) * max(rows) * (m + n) * factor_size
+        return sent / self.bandwidth + 2 * sum(rows) * m * n / self.flops + m * n * weight_size / self.update
 
     def of_gradient(self, m: int, n: int, rows: Sequence[int], size: int) -> float:
-        """Seconds. The gradient is written by the product, averaged, and read by the optimizer."""
+        """Seconds. The gradient is written by the product, averaged, and added to the weight."""
         sent = 2 * (len(rows) - 1) / len(rows) * m * n * size
-        passed_over = 4 * m * n * size
-        return sent / self.bandwidth + 2 * max(rows) * m * n / self.flops + passed_over / self.memory
+        return sent / self.bandwidth + 2 * max(rows) * m * n / self.flops + m * n * size / self.gradient
 
 
 _SENT = 2**20  # entries, 4 MiB: long enough that latency does not count
-_ROWS, _SIZE = 64, 1024  # of the product
+_ROWS = 64  # of the update
+_LARGEST = 2**24  # entries of the gradient: 64 MiB, which no allocator keeps
 _TIMES = 3
 
 
-def measured(device: torch.device, group: dist.ProcessGroup, bandwidth: float | None = None) -> Costs:
-    """The costs, the same in every process: the slowest one's. A bandwidth that is given is not measured."""
-    world = dist.get_world_size(group)
-    sent, delta, a = (torch.ones(size, device=device) for size in ((_SENT,), (_ROWS, _SIZE), (_ROWS, _SIZE)))
-    w = torch.zeros(_SIZE, _SIZE, device=device)
+def measured(weight: Tensor, group: dist.ProcessGroup, bandwidth: float | None = None) -> Costs:
+    """The costs for weights like this one, the same in every process: the slowest one's. A bandwidth that is given is not
+    measured."""
+    world, device = dist.get_world_size(group), weight.device
+    n = weight.size(1)
+    m = max(1, min(weight.size(0), _LARGEST // n))
+    sent, delta, a = (torch.ones(size, device=device) for size in ((_SENT,), (_ROWS, m), (_ROWS, n)))
+    w = torch.zeros(m, n, device=device)
 
     def all_reduce() -> None:
         dist.all_reduce(sent, group=group)
         sent[0].item()  # waits for a GPU
 
-    def product() -> None:
-        w.addmm_(delta.T, a)
+    def update(rows: int) -> None:
+        w.addmm_(delta[:rows].T, a[:rows]) if rows > 1 else w.addcmul_(delta[0, :, None], a[0])
+        w[0, 0].item()
+
+    def gradient() -> None:
+        w.add_(torch.outer(delta[0], a[0]))
         w[0, 0].item()
 
     if bandwidth is None:
-        bandwidth = 2 * (world - 1) / world * sent.nbytes / _shortest(all_reduce) if world > 1 else float("inf")
-    speeds = torch.tensor([bandwidth, 2 * _ROWS * _SIZE**2 / _shortest(product)], dtype=torch.float64)
-    speeds = speeds.to(device)
-    dist.all_reduce(speeds, dist.ReduceOp.MIN, group=group)
-    return Costs(*speeds.tolist())
+        bandwidth = 2 * (world - 1) / world * sent.nbytes / shortest(all_reduce) if world > 1 else float("inf")
+    one, many = (shortest(partial(update, rows)) for rows in (1, _ROWS))
+    flops = 2 * (_ROWS - 1) * m * n / max(many - one, many / _ROWS)
+    own = torch.tensor([bandwidth, flops, w.nbytes / one, w.nbytes / shortest(gradient)], dtype=torch.float64).to(
+        device
+    )
+    dist.all_reduce(own, dist.ReduceOp.MIN, group=group)
+    return Costs(*own.tolist())
 
 
-def _shortest(run: Callable[[], None]) -> float:
+def shortest(run: Callable[[], object]) -> float:
+    """Seconds of the fastest of a few runs, after one that is not timed."""
     run()
     times = []
     for _ in range(_TIMES):

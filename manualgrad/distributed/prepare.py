@@ -65,7 +65,7 @@ def exchange_factors(
         ddp.check_same_everywhere(group, parameters)
         for w in parameters:
             dist.broadcast(w.detach(), dist.get_global_rank(group, 0), group=group)
-        Exchange(model, weights, group, measured(parameters[0].device, group, bandwidth))
+        Exchange(model, weights, group, measured(max(parameters, key=lambda w: w.numel()), group, bandwidth))
     return model
 
 

@@ -11,7 +11,7 @@ from torch.optim.optimizer import Optimizer, ParamsT
 
 from manualgrad.equations import descent
 from manualgrad.factored.requests import Request
-from manualgrad.optim.gradient_descent_checks import as_list, check_flag, check_options
+from manualgrad.optim.gradient_descent_checks import as_list, check_flag, check_options, check_state, in_numbers
 from manualgrad.optim.sgd_rule import update
 
 
@@ -34,7 +34,8 @@ class GradientDescent(Optimizer):
         maximize: climb instead of descend.
         factored: let `Dense` hand over dC/dw as its factors where that saves memory (`FactoredGradient`).
 
-    The state of a parameter is v, under SGD's key `momentum_buffer`: state dicts load both ways. `p.grad` is never changed.
+    The state of a parameter is v, under SGD's key `momentum_buffer`: state dicts load both ways, and those of
+    other optimizers are refused. `p.grad` is never changed.
 
     Raises:
         ValueError: an option out of range, naming it; no parameters.
@@ -86,6 +87,8 @@ class GradientDescent(Optimizer):
         return {**super().__getstate__(), "factored": self.factored}  # the base class keeps only what it knows
 
     def __setstate__(self, state: dict[str, Any]) -> None:
+        """Also what `load_state_dict` ends with. Raises ValueError for the state of another optimizer, before anything changes."""
+        check_state(state)
         super().__setstate__(state)
         for group in self.param_groups:  # written by a release of torch that lacked the key
             for key in ("nesterov", "maximize", "differentiable"):
@@ -103,14 +106,20 @@ class GradientDescent(Optimizer):
 
         Returns:
             What the closure returned, or None.
+
+        Raises:
+            TypeError: an option that was set since is of a wrong type, before its group has changed.
         """
         loss = None
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            eta, with_momentum = group["lr"], group["momentum"] != 0
-            is_plain = not (with_momentum or group["weight_decay"] != 0 or group["maximize"] or isinstance(eta, Tensor))
+            options = in_numbers(group)
+            eta, with_momentum = options["lr"], options["momentum"] != 0
+            is_plain = not (
+                with_momentum or options["weight_decay"] != 0 or options["maximize"] or isinstance(eta, Tensor)
+            )
             for w in group["params"]:
                 gradient = w.grad
                 if gradient is None:
@@ -118,8 +127,8 @@ class GradientDescent(Optimizer):
                 if is_plain and type(gradient) is Tensor:
                     descent(w, gradient, eta, out=w)  # w := w - eta * gradient
                 elif not with_momentum:
-                    update(w, gradient, None, group)
+                    update(w, gradient, None, options)
                 else:
                     state = self.state[w]
-                    state["momentum_buffer"] = update(w, gradient, state.get("momentum_buffer"), group)
+                    state["momentum_buffer"] = update(w, gradient, state.get("momentum_buffer"), options)
         return loss

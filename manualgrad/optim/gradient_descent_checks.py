@@ -11,6 +11,10 @@ from torch import Tensor, nn
 from torch.optim.optimizer import ParamsT
 
 
+_NUMBERS = ("lr", "momentum", "dampening", "weight_decay")
+_PLAIN = {float, int}
+
+
 def as_list(params: ParamsT) -> list[Any]:
     """The parameters or param groups. Raises TypeError where they cannot be gone through, ValueError where there are none."""
     listed = list(params) if isinstance(params, Iterable) else None
@@ -73,6 +77,32 @@ def check_types(options: Mapping[str, Any]) -> None:
             )
     for name in ("nesterov", "maximize"):
         check_flag(name, options[name])
+
+
+def in_numbers(group: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The options of a group as PyTorch's operations take them: real numbers of other kinds, such as fractions, as floats.
+
+    Raises TypeError for an option of a wrong type.
+    """
+    if {type(group[name]) for name in _NUMBERS} <= _PLAIN:
+        return group
+    check_types(group)
+    return {**group, **{n: x if isinstance(x := group[n], Tensor) else float(x) for n in _NUMBERS}}
+
+
+def check_state(state: Mapping[str, Any]) -> None:
+    """Raises ValueError unless this is the state, unpickled or to be loaded, of gradient descent or `torch.optim.SGD`."""
+    groups = state.get("param_groups", [])
+    missing = [name for name in _NUMBERS if any(name not in group for group in groups)]
+    foreign = {key for of_one in state.get("state", {}).values() for key in of_one} - {"momentum_buffer"}
+    if missing or foreign:
+        has = sorted(foreign | {key for group in groups for key in ("betas", "eps", "alpha", "rho") if key in group})
+        without = f" without {', '.join(missing)}" if missing else ""
+        raise ValueError(
+            f"GradientDescent expected a state dict of its own or of torch.optim.SGD, got another optimizer's{without}"
+            f"{', with ' + ', '.join(has) if has else ''}. "
+            "Load it into an optimizer of the class that it comes from, or go on without it."
+        )
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -142,8 +142,11 @@ class Case:
     net: Callable[[], nn.Module] = Net
     options: dict[str, Any] = field(default_factory=dict)  # of DDP
     optimizer: Callable[..., torch.optim.Optimizer] = mg.GradientDescent
+    reference: Callable[..., torch.optim.Optimizer] = torch.optim.SGD
     rule: dict[str, Any] = field(default_factory=dict)  # of the optimizer
     clip: float | None = None
+    clip_value: float | None = None
+    steps: int = STEPS
     micro: int = 1  # batches a step
     no_sync: bool = True  # for all but the last of them
     zeroed: bool = False  # zero_grad(set_to_none=False)
@@ -158,6 +161,7 @@ def freeze_and_thaw(net: nn.Module, step: int) -> None:
 
 
 FIND = {"find_unused_parameters": True}
+ADAMW: dict[str, Any] = {"optimizer": torch.optim.AdamW, "reference": torch.optim.AdamW}
 MOMENTUM = {"momentum": 0.9, "weight_decay": 0.01}
 CASES = {
     "even": Case(),
@@ -192,6 +196,13 @@ CASES = {
     "SGD loop": Case(uneven, optimizer=torch.optim.SGD, rule={"foreach": False}, clip=0.5),
     "SGD foreach": Case(uneven, optimizer=torch.optim.SGD, rule={"foreach": True, **MOMENTUM}),
     "SGD fused": Case(uneven, optimizer=torch.optim.SGD, rule={"fused": True}),
+    "clipping by value": Case(uneven, clip_value=0.001),
+    "clipping by value, accumulating": Case(uneven, clip_value=0.001, micro=3, rule=MOMENTUM),
+    "AdamW": Case(uneven, **ADAMW),
+    "AdamW fused": Case(uneven, **ADAMW, rule={"fused": True}),
+    "AdamW, clipped, accumulating": Case(too_many, **ADAMW, clip=0.3, micro=2, no_sync=False),
+    "30 steps": Case(unused, options=FIND, rule=MOMENTUM, steps=30),
+    "30 steps of AdamW": Case(uneven, **ADAMW, steps=30),
 }
 
 
@@ -213,9 +224,9 @@ def train(case: Case, net: nn.Module, wrapper: nn.Module | None, rank: int, worl
     rule = case.rule
     if wrapper is None:
         rule = {k: v for k, v in rule.items() if k not in ("foreach", "fused")}
-    optimizer: Any = (case.optimizer if wrapper else torch.optim.SGD)(net.parameters(), lr=0.02, **rule)
+    optimizer: Any = (case.optimizer if wrapper else case.reference)(net.parameters(), lr=0.02, **rule)
     scaler = torch.amp.GradScaler("cpu", enabled=case.scaled, init_scale=2.0**10)
-    for step in range(STEPS):
+    for step in range(case.steps):
         case.prepare(net, step)
         optimizer.zero_grad(set_to_none=not case.zeroed)
         for micro in range(case.micro):
@@ -231,6 +242,8 @@ def train(case: Case, net: nn.Module, wrapper: nn.Module | None, rank: int, worl
         scaler.unscale_(optimizer)
         if case.clip is not None:
             nn.utils.clip_grad_norm_(net.parameters(), case.clip)
+        if case.clip_value is not None:
+            nn.utils.clip_grad_value_(net.parameters(), case.clip_value)
         scaler.step(optimizer)
         scaler.update()
 
@@ -256,7 +269,7 @@ def trained(case: Case, rank: int, world: int) -> dict[str, Any]:
     if case.all_reduced:
         exchange = exchange_of(net)
         assert exchange is not None
-        exchange.costs = Costs(bandwidth=1e15, flops=1.0)
+        exchange.costs = Costs(bandwidth=1e15, flops=1e15, update=1.0, gradient=1e15)
     wrapper = DistributedDataParallel(net, **case.options)
     seen: set[str] = set()
     train(case, net, wrapper, rank, world, seen)

@@ -157,7 +157,8 @@ def test_what_the_step_would_leave_out_is_refused_before_it(
 def test_another_loss_than_that_of_the_step_is_refused(tmp_path: Path) -> None:
     class Penalised(Net):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
-            return super().training_step(batch, batch_idx)["loss"] + self.model[0].weight.square().sum()
+            weight = self.model.get_parameter("0.weight")
+            return super().training_step(batch, batch_idx)["loss"] + weight.square().sum()
 
     with pytest.raises(RuntimeError) as error:
         fit(tmp_path, made(Penalised))

@@ -3,6 +3,7 @@
 import copy
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 from typing import Any
 
 import numpy
@@ -196,3 +197,100 @@ def test_factored_is_yes_or_no(p: Parameter) -> None:
     sentence = "GradientDescent expected `factored` to be True or False, got 'no'. Pass factored=True or False."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         mg.GradientDescent([p], lr=0.1, factored="no")  # type: ignore[arg-type]
+
+
+def optimizers(make: Any) -> tuple[Any, torch.nn.Parameter]:
+    w = torch.nn.Parameter(torch.ones(2))
+    return make([w]), w
+
+
+@pytest.mark.parametrize(
+    ("theirs", "words"),
+    [
+        (torch.optim.Adam, "without momentum, dampening, with betas, eps, exp_avg, exp_avg_sq, step"),
+        (torch.optim.AdamW, "without momentum, dampening, with betas, eps, exp_avg, exp_avg_sq, step"),
+        (torch.optim.RMSprop, "without dampening, with alpha, eps, square_avg, step"),
+        (torch.optim.Rprop, "without momentum, dampening, weight_decay, with prev, step, step_size"),
+    ],
+)
+@pytest.mark.parametrize("stepped", [True, False])
+def test_the_state_of_another_optimizer_is_refused_before_anything_changes(
+    theirs: Any, words: str, stepped: bool
+) -> None:
+    other, p = optimizers(theirs)
+    p.grad = torch.ones(2)
+    if stepped:
+        other.step()
+    optimizer, w = optimizers(lambda params: mg.GradientDescent(params, lr=0.1, momentum=0.9))
+    w.grad = torch.ones(2)
+    optimizer.step()
+    before = copy.deepcopy(optimizer.state_dict())
+    with pytest.raises(ValueError) as error:
+        optimizer.load_state_dict(other.state_dict())
+    if stepped:
+        assert str(error.value) == (
+            f"GradientDescent expected a state dict of its own or of torch.optim.SGD, got another optimizer's {words}. "
+            "Load it into an optimizer of the class that it comes from, or go on without it."
+        )
+    torch.testing.assert_close(optimizer.state_dict(), before, rtol=0, atol=0)
+    optimizer.step()
+
+
+@pytest.mark.parametrize("name", ["lr", "momentum", "dampening", "weight_decay"])
+@pytest.mark.parametrize("factored", [True, False])
+@pytest.mark.parametrize("later", [True, False])
+def test_fractions_are_numbers_too(name: str, factored: bool, later: bool) -> None:
+    trained = []
+    for kind in (Fraction, float):
+        torch.manual_seed(0)
+        layer = mg.Dense(300, 300)
+        options: dict[str, Any] = {"lr": 0.1, "momentum": 0.9, "dampening": 0.5, "weight_decay": 0.25}
+        given = {name: kind(Fraction(1, 8))}
+        optimizer = mg.GradientDescent(layer.parameters(), **{**options, **({} if later else given)}, factored=factored)
+        optimizer.param_groups[0].update(given)
+        for _ in range(3):
+            optimizer.zero_grad()
+            layer(torch.ones(2, 300)).square().sum().backward()
+            optimizer.step()
+        trained.append(layer.weight.detach())
+    assert torch.equal(*trained)
+
+
+def test_an_option_of_a_wrong_type_that_is_set_later_is_named() -> None:
+    optimizer, w = optimizers(lambda params: mg.GradientDescent(params, lr=0.1))
+    w.grad = torch.ones(2)
+    optimizer.param_groups[0]["lr"] = "0.1"
+    with pytest.raises(TypeError) as error:
+        optimizer.step()
+    assert str(error.value) == "GradientDescent expected `lr` to be a real number, got '0.1'. Pass for example lr=0.1."
+    assert torch.equal(w, torch.ones(2))
+
+
+@pytest.mark.parametrize("source", [torch.optim.SGD, mg.GradientDescent])
+def test_a_train_step_goes_on_from_a_loaded_state(source: Any) -> None:
+    """An SGD's or a GradientDescent's, while its step is recorded, as autograd does."""
+    x, y = torch.randn(4, 3), torch.rand(4, 2)
+    torch.manual_seed(0)
+    models = [mg.MLP([3, 4, 2], "tanh", dtype=torch.float64) for _ in range(3)]
+    for model in models[1:]:
+        model.load_state_dict(models[0].state_dict())
+    x, y, loss = x.double(), y.double(), mg.QuadraticLoss()
+    theirs = source(models[0].parameters(), lr=0.2, momentum=0.7)
+    by_hand = mg.GradientDescent(models[1].parameters(), lr=0.1, momentum=0.9)
+    by_autograd = mg.GradientDescent(models[2].parameters(), lr=0.1, momentum=0.9)
+    step = mg.TrainStep(models[1], loss, by_hand)
+
+    def autograd_step(model: torch.nn.Module, optimizer: Any) -> None:
+        optimizer.zero_grad()
+        loss(model(x), y).backward()
+        optimizer.step()
+
+    for i in range(6):
+        autograd_step(models[0], theirs)
+        step(x, y)
+        autograd_step(models[2], by_autograd)
+        if i == 2:
+            for optimizer in (by_hand, by_autograd):
+                optimizer.load_state_dict(copy.deepcopy(theirs.state_dict()))  # which holds the very tensors
+    for p, q in zip(models[1].parameters(), models[2].parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
