@@ -89,8 +89,8 @@ def check_definition(in_features: int, out_features: int, bias: object, caller: 
     is_numpy_bool = getattr(getattr(bias, "dtype", None), "kind", None) == "b" and getattr(bias, "ndim", None) == 0
     if bias is None or is_numpy_bool or (isinstance(bias, int) and bias in (0, 1)):
         return
-    name = bias.name if isinstance(bias, Activation) else closest(bias, known_names())
-    advice = "bias=True or bias=False" if name is None else f"activation={name!r}"
+    meant = bias.name if isinstance(bias, Activation) else closest(bias, known_names())
+    advice = "bias=True or bias=False" if meant is None else f"activation={meant!r}"
     raise TypeError(f"{caller} expected `bias` to be True or False, got {bias!r}. Pass {advice}.")
 
 
