@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from manualgrad.factored.cost import pays_by_gram_matrices
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.norms import two_norm
 
@@ -17,8 +16,8 @@ def clip_by_norm(gradients: Gradients, max_norm: float, is_dense: bool = False) 
     """The gradients, scaled in place so that their common 2-norm is at most `max_norm`, and that norm before: the arithmetic
     of `clip_grad_norm_`.
 
-    Factors whose product is the cheaper way to the norm become that product first, with `is_dense` all factors. The norm is not
-    read on the host.
+    Factors that are larger than their product become that product first, with `is_dense` all factors. The norm is not read
+    on the host.
     """
     gradients = [(p, _smaller(gradient, is_dense)) for p, gradient in gradients]
     norms = [_norm(gradient) for _, gradient in gradients]
@@ -31,8 +30,8 @@ def clip_by_norm(gradients: Gradients, max_norm: float, is_dense: bool = False) 
 def _smaller(gradient: Tensor, is_dense: bool) -> Tensor:
     if not isinstance(gradient, FactoredGradient):
         return gradient
-    is_cheap = pays_by_gram_matrices(gradient.rank, *gradient.shape)
-    return gradient if is_cheap and not is_dense else gradient.to_dense()
+    m, n = gradient.shape
+    return gradient if gradient.rank * (m + n) < m * n and not is_dense else gradient.to_dense()
 
 
 def _norm(gradient: Tensor) -> Tensor:
