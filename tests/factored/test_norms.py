@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_, clip_grad_value_, get_total_norm
 
 import manualgrad as mg
+from manualgrad.factored.norms import two_norm_in_float32
 
 
 pytestmark = pytest.mark.usefixtures("small_weights_too")
@@ -34,7 +35,7 @@ def test_norms_of_every_order(rows: int, order: float) -> None:
     both = [g, torch.ones(3, dtype=torch.float64)]
     total = get_total_norm([g.to_dense(), both[1]], order)
     torch.testing.assert_close(get_total_norm(both, order), total, rtol=1e-12, atol=0)
-    assert not g.is_dense
+    assert g.is_dense == (rows == 300 and order == 2)  # the factors are larger than their product
 
 
 def test_norm_where_samples_cancel_ten_thousandfold() -> None:
@@ -44,6 +45,28 @@ def test_norm_where_samples_cancel_ten_thousandfold() -> None:
     norm = torch.linalg.vector_norm(mg.FactoredGradient(delta, a))
     assert float(torch.linalg.vector_norm(delta[0]) * torch.linalg.vector_norm(a[0]) / truth) > 9000
     torch.testing.assert_close(norm.double(), truth, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("rows", [10, 40, 200])
+@pytest.mark.parametrize("kind", ["independent", "of one sign", "tiny", "huge", "cancelling", "cancelling by means"])
+def test_norms_are_exact_whichever_way_they_are_taken(rows: int, kind: str) -> None:
+    """By float64 Gram matrices, float32 ones where samples do not cancel, or from the product: by the number of rows."""
+    delta, a = random(rows, 800, dtype=torch.float32), random(rows, 900, seed=1, dtype=torch.float32)
+    if kind == "of one sign":
+        delta, a = delta.abs(), a.abs()
+    elif kind in ("tiny", "huge"):
+        delta *= 1e-22 if kind == "tiny" else 1e14
+    elif kind == "cancelling":  # in pairs, ten-thousandfold
+        a[1::2], delta[1::2] = a[::2], -delta[::2] * (1 + 1e-4)
+    elif kind == "cancelling by means":  # as behind a batch norm: one input, and errors whose sum is nearly zero
+        a[:] = a[0]
+        delta += 1e-4 * delta[0] - delta.mean(0)
+    g = mg.FactoredGradient(delta, a)
+    truth = torch.linalg.vector_norm(delta.double().t() @ a.double())
+    single = two_norm_in_float32(g)
+    assert (single is not None) == (rows > 32 and kind in ("independent", "of one sign", "huge"))
+    torch.testing.assert_close(torch.linalg.vector_norm(g).double(), truth, rtol=1e-5, atol=0)
+    assert g.is_dense == (rows == 200)
 
 
 @pytest.mark.parametrize("limit", [0.1, 1e6])
