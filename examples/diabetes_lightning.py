@@ -46,8 +46,7 @@ def main() -> None:
     seed_everything(0, verbose=False)
     module = BackpropModule(SIZES, "tanh", loss="quadratic", lr=RATE, momentum=MOMENTUM, lr_schedule="constant")
     twin = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 1))
-    for w, start in zip(twin.parameters(), module.model.parameters(), strict=True):
-        w.data.copy_(start)
+    nn.utils.vector_to_parameters(nn.utils.parameters_to_vector(module.model.parameters()), twin.parameters())
     trainer = Trainer(
         max_epochs=EPOCHS,
         logger=False,
@@ -65,7 +64,6 @@ def main() -> None:
             (0.5 * nn.functional.mse_loss(twin(inputs).squeeze(1), targets)).backward()
             sgd.step()
     by_torch = r2_score(y[TRAINED:], twin(x[TRAINED:]).detach().squeeze(1))
-
     options = {"activation": "tanh", "solver": "sgd", "alpha": 0, "nesterovs_momentum": False, "random_state": 0}
     theirs = MLPRegressor(hidden_layer_sizes=16, batch_size=BATCH, learning_rate_init=RATE, max_iter=EPOCHS, **options)
     by_sklearn = theirs.fit(x[:TRAINED], y[:TRAINED]).score(x[TRAINED:], y[TRAINED:])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Iterator
+from html import escape
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from manualgrad.bench.layers import Layer
 from manualgrad.bench.optimizers import FORMS
 from manualgrad.bench.ways import OURS
+from manualgrad.explain.html_table import html_table
 
 
 FASTER, LIGHTER, NOISE = 1.05, 0.9, 0.97  # times as fast, share of the memory: from where on it is worth it, and equal
@@ -38,10 +39,19 @@ class Rows(tuple[Row, ...]):
     """A `Row` for each way to train each case; `print` shows them as tables, with the verdict of each case below."""
 
     def __str__(self) -> str:
-        return "\n\n".join(_block(list(rows)) for _, rows in groupby(self, lambda row: row[:4]))
+        blocks = (_parts(list(rows)) for _, rows in groupby(self, lambda row: row[:4]))
+        return "\n\n".join(
+            "\n".join(line for part in parts for line in (table(part) if isinstance(part, list) else [part]))
+            for parts in blocks
+        )
 
     def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
+        parts = (part for _, rows in groupby(self, lambda row: row[:4]) for part in _parts(list(rows)))
+        return "".join(
+            html_table(part[0], part[1:]) if isinstance(part, list) else f"<p>{escape(part)}</p>"
+            for part in parts
+            if part
+        )
 
     def verdicts(self) -> list[str]:
         """For each case, in one sentence, whether it is worth it."""
@@ -73,18 +83,20 @@ def verdict(rows: list[Row]) -> str:
     return f"batch {rows[0].batch}: {'worth it' if best else 'not worth it'}: {what}."
 
 
-def _block(rows: list[Row]) -> str:
+def _parts(rows: list[Row]) -> Iterator[str | list[list[str]]]:
+    """Lines, and tables as the cells of their lines, of one model, optimizer and machine."""
     first = rows[0]
-    title = f"{first.model}, {first.optimizer}{', clipped by norm' if first.clip else ''}; {first.machine}"
-    lines = [title, *table(_cells(rows)), *(f"{v[0].upper()}{v[1:]}" for v in Rows(rows).verdicts())]
+    yield f"{first.model}, {first.optimizer}{', clipped by norm' if first.clip else ''}; {first.machine}"
+    yield _cells(rows)
+    yield from (f"{v[0].upper()}{v[1:]}" for v in Rows(rows).verdicts())
     notes: dict[tuple[str, str], list[str]] = {}
     for row in rows:
         if row.note:
             notes.setdefault((row.way, row.note), []).append(str(row.batch))
-    lines += [f"{way}, batch {' '.join(batches)}: {note}" for (way, note), batches in notes.items()]
+    yield from (f"{way}, batch {' '.join(batches)}: {note}" for (way, note), batches in notes.items())
     for batch, layers in {row.batch: row.layers for row in rows if row.layers}.items():
-        lines += ["", *table([[f"linear layers, batch {batch}", "shape", "gradient"], *_layer_cells(layers)])]
-    return "\n".join(lines)
+        yield ""
+        yield [[f"linear layers, batch {batch}", "shape", "gradient"], *_layer_cells(layers)]
 
 
 def _cells(rows: list[Row]) -> list[list[str]]:

@@ -37,9 +37,8 @@ class HandWrittenBackprop(Callback):
         factored: keep large dC/dw as factors, as `mg.keep_factored` does: less memory and time with few rows.
         audit_every_n_steps: compare with autograd every so many optimizer steps, as `AutogradAudit` does; None for never.
         page_every_n_epochs: in the first batch of every so many epochs, write the page of its training step (`mg.trace`) to
-            `step_pages/epoch=E-step=S.html` in the log folder, not with `fast_dev_run`; None for never. Needs the `demo`
-            extra, and a loss that is computed from outputs and targets by a loss of manualgrad or of `torch.nn`. What cannot
-            be traced costs no training, but a warning.
+            `step_pages/epoch=E-step=S.html` in the log folder (`fast_dev_run` writes none); None for never. Its outputs are those
+            of the last layer by hand. Needs the `demo` extra. What cannot be traced costs no training, but a warning.
 
     Raises:
         ValueError: a period is not positive; when training starts, nothing in the module can be by hand, or it optimizes

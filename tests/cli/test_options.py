@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -143,3 +144,15 @@ def test_what_was_typed() -> None:
     assert typed(arguments, "trainer.max_steps") == "5" and typed(arguments, "ckpt_path") is None
     assert typed([*arguments, "-c", "nowhere.yaml", "--model.class_path", "e.F"], "model") == "e.F"
     assert typed(["--config", "{"], "model") is None and typed(["--config"], "model") is None
+
+
+def test_somebody_elses_module_trains_by_hand_and_is_compared(folder: Path, capsys: Any) -> None:
+    demos = "lightning.pytorch.demos.boring_classes"
+    arguments = f"--model {demos}.BoringModel --data {demos}.BoringDataModule --trainer.callbacks "
+    arguments += "manualgrad.lightning.HandWrittenBackprop --trainer.callbacks.audit_every_n_steps 3 "
+    arguments += "--trainer.max_epochs 1 --trainer.limit_train_batches 5 --trainer.enable_model_summary false"
+    assert main(["fit", *arguments.split()]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"All \d rows ok\.", printed) and "nothing is by hand" not in printed
+    checkpoint = torch.load(next(folder.glob("lightning_logs/version_*/checkpoints/last.ckpt")), weights_only=True)
+    assert checkpoint["state_dict"].keys() == {"layer.weight", "layer.bias"}

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import manualgrad as mg
+from manualgrad.bench.layers import Layer
+from manualgrad.bench.rows import Row, Rows
 
 
 def cells(page: str) -> list[str]:
@@ -52,3 +54,22 @@ def test_a_report_of_check_backward() -> None:
     text = below(report._repr_html_()).splitlines()
     printed = str(report).splitlines()
     assert text[0] == printed[0] and text[2:] == printed[-len(text) + 2 :]  # all but the rows
+
+
+def test_the_rows_of_a_benchmark() -> None:
+    layer = Layer("body.<0>", 2, "(4096, 1024)", True, "8 rows (4096 + 1024) < 4096 x 1024")
+    fast = Row("<net>", "adamw", False, "a machine", 8, "factored", 0.001, 0.001, 0.001, 2.0, 2**20, layers=(layer,))
+    rows = Rows([Row("<net>", "adamw", False, "a machine", 8, "plain", 0.002, 0.002, 0.002, 1.0, 2**22), fast])
+    page = rows._repr_html_()
+    assert cells(page)[:12] == [
+        *("", "batch 8: ms", "x plain", "peak MiB"),
+        *("plain", "2", "1.00", "4"),
+        *("factored", "1", "2.00", "1"),
+    ]
+    assert cells(page)[12:15] == ["linear layers, batch 8", "shape", "gradient"] and "body.<0> (2)" in cells(page)
+    text = html.unescape(re.sub(r"<[^>]*>", " ", page))
+    for line in str(rows).splitlines():
+        assert (
+            line.startswith("---") or "  " in line or f" {line} " in text or not line
+        )  # all that is no row of a table
+    assert "<net>" not in page
