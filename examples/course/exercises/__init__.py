@@ -125,6 +125,7 @@ def _same(found: Sequence[Tensor] | Exception, other: Sequence[Tensor] | Excepti
     if isinstance(found, Exception) or isinstance(other, Exception):
         return isinstance(found, Exception) and isinstance(other, Exception) and str(found) == str(other)
     return len(found) == len(other) and all(
-        x.shape == y.shape and torch.allclose(x.double(), y.double(), rtol=tolerance, atol=tolerance)
+        (x.shape, x.is_complex()) == (y.shape, y.is_complex())
+        and torch.allclose(x.double(), y.double(), rtol=tolerance, atol=tolerance)
         for x, y in zip(found, other, strict=True)
     )
