@@ -195,6 +195,6 @@ def _named(name: str, what: str) -> Any:
 def _on(device: str, batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return {key: _on(device, value) for key, value in batch.items()}
-    if isinstance(batch, tuple | list):
-        return tuple(_on(device, value) for value in batch)
+    if type(batch) in (tuple, list):
+        return type(batch)(_on(device, value) for value in batch)
     return batch.to(device) if isinstance(batch, Tensor) else batch

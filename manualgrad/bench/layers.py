@@ -52,8 +52,9 @@ def _answer(module: nn.Module, weight: Any, rows: int | None, why_left: str) -> 
     if not isinstance(module, mg.Dense):
         return False, f"not converted: {why_left}"
     gradient, (m, n) = weight.grad, weight.shape
-    if isinstance(gradient, mg.FactoredGradient):
-        return True, f"{gradient.rank} rows: {_size(gradient.rank * (m + n) * 4)} for {_size(m * n * 4)}"
+    if isinstance(gradient, mg.FactoredGradient) and not gradient.is_dense:
+        bytes_of_one = weight.element_size()
+        return True, f"{gradient.rank} rows: {_size(gradient.rank * (m + n) * bytes_of_one)} for {_size(weight.nbytes)}"
     if gradient is None:
         return False, "no gradient: frozen, or not used"
     if weight.numel() < SMALLEST_FACTORED_WEIGHT:

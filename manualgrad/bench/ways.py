@@ -25,7 +25,7 @@ OURS = ("converted", "factored", "TrainStep")
 
 
 class Way(NamedTuple):
-    """One way to take the step. `weights` gives what they have become, in the order of `model.parameters()`."""
+    """One way to take the step. `weights`: what the model's parameters have become, in their order, without frozen ones."""
 
     step: Callable[[], Any]
     weights: Callable[[], list[Tensor]]
@@ -35,7 +35,7 @@ class Way(NamedTuple):
 
 
 def _of(task: Task, step: Callable[[], Any], optimizers: Sequence[Optimizer]) -> Way:
-    return Way(step, lambda: [p.detach() for p in task.model.parameters()], task, optimizers)
+    return Way(step, lambda: [p.detach() for p in task.model.parameters() if p.requires_grad], task, optimizers)
 
 
 def _loop(task: Task, optimizer: Optimizer, clip: bool, wrap: Callable[[Any], Any] = lambda function: function) -> Way:

@@ -55,6 +55,12 @@ def stack(batch):
     return nn.Sequential(nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2)), torch.randn(batch, 4), torch.randn(batch, 2)
 
 
+def in_bfloat16(batch):
+    # on which the forms of SGD with momentum differ
+    model = nn.Sequential(nn.Linear(256, 256), nn.GELU(), nn.Linear(256, 3)).bfloat16()
+    return model, torch.randn(batch, 256).bfloat16(), torch.randn(batch, 3).bfloat16()
+
+
 def fails(batch):
     raise OSError("no such weights: model.bin\\nsecond line")
 
@@ -77,6 +83,10 @@ def vector(batch):
 
 def frozen(batch):
     return nn.Linear(4, 3).requires_grad_(False), torch.randn(batch, 4), torch.randn(batch, 3)
+
+
+def diverges(batch):
+    return nn.Linear(4, 3), torch.full((batch, 4), 1e15), torch.randn(batch, 3)
 
 
 def unbounded(batch):

@@ -171,6 +171,19 @@ def test_what_does_not_fit_is_one_sentence(folder: Path, model: str, options: di
     assert "\n" not in str(error.value)
 
 
+def test_half_precision_is_measured_and_its_weights_are_not_judged(folder: Path) -> None:
+    ways, apart, _ = checked_ways(Case("mine:in_bfloat16", 3, "momentum"), ["plain", "plain, fused", "factored"])
+    assert apart["plain, fused"] > 0.01  # PyTorch's own forms differ
+    task = ways["factored"].task
+    assert task and layers_of(task)[0].why == "3 rows: 3 KiB for 128 KiB"
+
+
+def test_weights_that_do_not_stay_finite_are_refused_by_name(folder: Path) -> None:
+    sentence = "Expected the weights of mine:diverges to stay finite in 5 steps of sgd with PyTorch's default options "
+    with pytest.raises(CaseError, match=re.escape(sentence)):
+        checked_ways(Case("mine:diverges", 4, "sgd"), ["plain", "factored"])
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
