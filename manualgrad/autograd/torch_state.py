@@ -85,7 +85,7 @@ def before_every_step(hook: Callable[..., None]) -> None:
 def is_hooked(tables: list[dict[int, Any]]) -> bool:
     """Whether any hook but this package's own stands in the tables of `hooks_of_optimizer`."""
     before, after, before_every, after_every = tables
-    return bool(before or after or after_every) or before_every.keys() != _own_hooks
+    return bool(before or after or after_every or (before_every and before_every.keys() != _own_hooks))
 
 
 _own_hooks: set[int] = set()

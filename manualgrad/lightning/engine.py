@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from manualgrad.lightning.audit import AutogradAudit
 from manualgrad.lightning.hand_written_backprop import HandWrittenBackprop
-from manualgrad.optim.gradient_descent import GradientDescent
 from manualgrad.train_step.train_step import TrainStep
+from manualgrad.train_step.update_rules import KINDS
 
 
 OF_THE_MODULE = "backward configure_gradient_clipping".split()  # what a recorded step does not call
@@ -60,12 +60,12 @@ class TrainStepEngine:
                 f"{maker or 'take_step'}(max_norm={trainer.gradient_clip_val}), which clips their norm",
             )
         optimizer = trainer.optimizers[0]
-        if not isinstance(optimizer, GradientDescent):
+        if type(optimizer) not in KINDS:
             raise _refusal(
-                "the optimizer mg.GradientDescent",
+                "the optimizer mg.GradientDescent, SGD, Adam or AdamW",
                 type(optimizer).__name__,
-                "Its update is that of gradient descent",
-                "return mg.GradientDescent(...) from configure_optimizers",
+                "It has no other update",
+                "return one of these from configure_optimizers",
                 verb="",
             )
         for method in [*methods, *OF_THE_MODULE, *WITH_GRADIENTS]:

@@ -40,13 +40,14 @@ def _is_built_in(sigma: Activation) -> bool:
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer: w (m, n) and b (m,), or neither for one that only flattens axes or applies its sigma."""
+    """One layer: w (m, n) and b (m,), or neither for one that only flattens axes, applies its sigma or drops units."""
 
     name: str
     weight: nn.Parameter | None = None
     bias: nn.Parameter | None = None
     activation: Activation = identity
     axes: tuple[int, int] = (-1, -1)  # flattened into one; a single axis stays as it is
+    dropout: float = 0.0  # the probability that a unit is dropped
 
     def parameters(self) -> list[nn.Parameter]:
         return [p for p in (self.weight, self.bias) if p is not None]
@@ -55,8 +56,8 @@ class Layer:
 class LayerStack:
     """The layers of a model, and whether they, and the loss, are still what they were.
 
-    Models: `Dense` and `nn.Linear`, `nn.Flatten`, `nn.Identity` and the activations' `torch.nn` twins, alone or in
-    `nn.Sequential`, nested as one likes; `MLP` is such a one.
+    Models: `Dense` and `nn.Linear`, `nn.Flatten`, `nn.Identity`, `nn.Dropout` and the activations' `torch.nn` twins, alone or
+    in `nn.Sequential`, nested as one likes; `MLP` is such a one.
 
     Raises:
         TypeError: another module, hooks, a parameter that is not a plain real one: each by its name.
@@ -81,6 +82,11 @@ class LayerStack:
         self._seen.memory_of(self.parameters, names)
         self.check_unchanged = self._seen.check
         self.dtype, self.device = self.parameters[0].dtype, self.parameters[0].device
+        if self.draws and self.device.type != "cpu":
+            raise TypeError(
+                f"TrainStep expected dropout on the CPU alone, got some on {self.device}, where autograd draws other numbers. "
+                "Train with autograd."
+            )
 
     def _add(self, module: nn.Module, name: str, called: str) -> None:
         self._seen.enter(module, called)
@@ -97,14 +103,14 @@ class LayerStack:
         elif (sigma := twin_of(module)) is not None:
             for key in TWINS[torch_class(module)][1]:
                 self._seen.read(module.__dict__, key)
-            if self.layers and self.layers[-1].activation is identity:
+            if self.layers and self.layers[-1].activation is identity and not self.layers[-1].dropout:
                 self.layers[-1] = replace(self.layers[-1], activation=sigma)
             else:
                 self.layers.append(Layer(name, activation=sigma))
         elif kind is not nn.Identity:
             raise TypeError(
-                f"TrainStep expected Dense, nn.Linear, nn.Flatten, nn.Identity, activations such as nn.ReLU, and nn.Sequential "
-                f"of them, got {called}. Train this model with autograd: mg.convert(model) and an optimizer."
+                f"TrainStep expected Dense, nn.Linear, nn.Flatten, nn.Identity, nn.Dropout, activations such as nn.ReLU, and "
+                f"nn.Sequential of them, got {called}. Train this model with autograd: mg.convert(model) and an optimizer."
             )
 
     def _add_dense(self, module: nn.Module, name: str) -> None:
@@ -115,6 +121,21 @@ class LayerStack:
     def _add_flatten(self, module: nn.Module, name: str) -> None:
         start, end = (self._seen.read(module.__dict__, key) for key in ("start_dim", "end_dim"))
         self.layers.append(Layer(name, axes=(start, end)))
+
+    def _add_dropout(self, module: nn.Module, name: str) -> None:
+        p, inplace, training = (self._seen.read(module.__dict__, key) for key in ("p", "inplace", "training"))
+        if inplace:
+            raise TypeError(
+                f"TrainStep expected dropout with inplace=False, got `{name}` with inplace=True. "
+                "Make it without, or train with autograd."
+            )
+        if training:
+            self.layers.append(Layer(name, dropout=float(p)))
+
+    @property
+    def draws(self) -> bool:
+        """Whether a forward pass draws random numbers, so that a second one would not be the same."""
+        return any(layer.dropout for layer in self.layers)
 
     def check_inputs(self, inputs: Tensor) -> Tensor:
         """What the model gives for `inputs`, without values (on the meta device).
@@ -152,4 +173,5 @@ _READERS: dict[type[nn.Module], Callable[[LayerStack, nn.Module, str], None]] = 
     Dense: LayerStack._add_dense,
     nn.Linear: LayerStack._add_dense,
     nn.Flatten: LayerStack._add_flatten,
+    nn.Dropout: LayerStack._add_dropout,
 }

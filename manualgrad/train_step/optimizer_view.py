@@ -1,38 +1,30 @@
-"""What a training step reads from a `GradientDescent`: which parameters it updates, by which options, with which v."""
+"""What a training step reads from its optimizer: which parameters it updates, by which options, with which state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from functools import partial
-from operator import attrgetter, itemgetter
-from typing import Any, NamedTuple
+from operator import attrgetter, is_
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from manualgrad.autograd.torch_state import hooks_of_optimizer, is_hooked, note_step
-from manualgrad.optim.gradient_descent import GradientDescent
-from manualgrad.optim.gradient_descent_checks import check_types
+from manualgrad.autograd.torch_state import hooks_of_optimizer, is_any_autocast_enabled, is_hooked, note_step
+from manualgrad.train_step.update_rules import Rule, kind_of
 
 
-_NAMES = ("lr", "momentum", "dampening", "weight_decay", "nesterov", "maximize")
-_values = itemgetter(*_NAMES)
+_PLAIN = {bool, int, float}  # a tensor, or an array of NumPy's, may change in place
 _requires_grad = attrgetter("requires_grad")
-
-
-class Rule(NamedTuple):
-    """How one parameter is updated."""
-
-    parameter: nn.Parameter
-    options: Mapping[str, Any]
-    velocity: Tensor | None  # v, if there is momentum
 
 
 class OptimizerView:
     """The part of an optimizer that concerns these parameters, read anew at every step."""
 
-    def __init__(self, optimizer: GradientDescent, parameters: list[nn.Parameter]) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter]) -> None:
         self._optimizer = optimizer
+        self._kind = kind_of(optimizer)
+        self.update = self._kind.update
         self._parameters = parameters
         # What the groups were found to be, and what follows from it: replaced as one, so that Ctrl-C cannot part them.
         self._seen: tuple[list[list[int]], list[bool], dict[nn.Parameter, int], tuple[int, ...]] = ([], [], {}, ())
@@ -40,6 +32,12 @@ class OptimizerView:
         self._device_type = parameters[0].device.type
         self._is_captured = parameters[0].is_cuda
         self._rates: dict[int, tuple[float, Tensor]] = {}
+        self._plain: tuple[list[tuple], list[tuple]] = (
+            [],
+            [],
+        )  # options that were Python's numbers, and what was made of them
+        # Let a scheduler know of a step: it warns if it comes before the first one.
+        self.has_stepped = partial(note_step, optimizer)
 
     def check_unchanged(self) -> None:
         """Raises RuntimeError for what a step could not respect: step hooks, autocast."""
@@ -48,7 +46,7 @@ class OptimizerView:
                 "TrainStep expected an optimizer without step hooks, got one with some, which it would not call. "
                 "Remove them, or train with autograd."
             )
-        if torch.is_autocast_enabled(self._device_type):
+        if is_any_autocast_enabled() and torch.is_autocast_enabled(self._device_type):
             raise RuntimeError(
                 f"TrainStep expected to run outside torch.autocast, got a call inside: it computes in the parameters' dtype "
                 f"{self._parameters[0].dtype}. Leave autocast, or convert the model with model.to(torch.bfloat16)."
@@ -75,22 +73,27 @@ class OptimizerView:
         Raises:
             TypeError: one is no number.
         """
-        options: list[tuple] = []
-        for i, group in enumerate(self._optimizer.param_groups):
-            lr, momentum, dampening, weight_decay, nesterov, maximize = _values(group)
+        given = [*map(self._kind.read, self._optimizer.param_groups)]
+        before, options = self._plain
+        if given == before:
+            return options
+        options = []
+        for i, (lr, *others) in enumerate(given):
+            numbers, flags = others[: -self._kind.flags], others[-self._kind.flags :]
             try:
                 rate = self._rate(i, lr) if self._is_captured else float(lr)
-                numbers = rate, float(momentum), float(dampening), float(weight_decay)
+                options.append((rate, *map(float, numbers), *map(bool, flags)))
             except (TypeError, ValueError):
                 self.check_options()
                 raise
-            options.append((*numbers, bool(nesterov), bool(maximize)))
+        if {type(x) for values in given for x in values} <= _PLAIN:
+            self._plain = given, options
         return options
 
     def check_options(self) -> None:
         """Raises TypeError for an option that is no number, before it is used: Python would also take "0.1" for one."""
         for group in self._optimizer.param_groups:
-            check_types(group)
+            self._kind.check(group)
 
     def _rate(self, i: int, lr: float | Tensor) -> Tensor:
         """The learning rate of group i where a captured graph reads it."""
@@ -107,27 +110,34 @@ class OptimizerView:
         """The rule for each parameter, and whether it is for one step only: the first v is g, whatever the dampening."""
         rules, is_first = [], False
         for p in parameters:
-            own: Any = dict(zip(_NAMES, options[self._seen[2][p]], strict=True))
-            velocity = self._optimizer.state[p].get("momentum_buffer") if own["momentum"] != 0 else None
-            if velocity is None and own["momentum"] != 0:
-                velocity = torch.zeros_like(p)
-                is_first |= own["dampening"] != 0
-                own["dampening"] = 0.0
-            rules.append(Rule(p, own, velocity))
+            own: Any = dict(zip(self._kind.names, options[self._seen[2][p]], strict=True))
+            state, first = self._kind.state(p, self._optimizer.state[p], own)
+            is_first |= first
+            rules.append(Rule(p, own, state))
         return rules, is_first
 
     def keep(self, rules: list[Rule]) -> list[partial[Any]]:
-        """What makes the v of these rules the optimizer's, as calls to be made with the update."""
-        pairs = [(self._optimizer.state[p], velocity) for p, _, velocity in rules if velocity is not None]
-        return [partial(dict.__setitem__, state, "momentum_buffer", velocity) for state, velocity in pairs]
+        """What makes the state of these rules the optimizer's, as calls to be made with the update."""
+        return [partial(dict.update, self._optimizer.state[p], state) for p, _, state in rules]
 
-    def has_stepped(self) -> None:
-        """Let a scheduler know, which warns if it comes before the first step."""
-        note_step(self._optimizer)
+    def written_unnoticed(self, rules: list[Rule]) -> list[Tensor]:
+        """What the update writes into without counting it as a change, which autograd has to hear of."""
+        return [x for p, _, state in rules for x in (p, *state.values())] if self._kind.is_fused else []
 
-    def has(self, rules: list[Rule], addresses: list[int]) -> bool:
-        """Whether the v in each of these rules is still the optimizer's, and at its address."""
+    def watch(self, rules: list[Rule]) -> Callable[[], bool]:
+        """Says whether the state in each of these rules is still the optimizer's, and at its address."""
+        places = [(self._optimizer.state[p], key, x) for p, _, state in rules for key, x in state.items()]
+        if not places:
+            return lambda: True
+        tables, keys, tensors = zip(*places, strict=True)
+        addresses, order = [*map(Tensor.data_ptr, tensors)], self._order_of_state()
+        return lambda: (  # at every step: hence maps, which call no Python
+            self._order_of_state() == order
+            and all(map(is_, map(dict.get, tables, keys), tensors))
+            and [*map(Tensor.data_ptr, tensors)] == addresses
+        )
+
+    def _order_of_state(self) -> list[int]:
+        """Whose state is which: found without asking for a parameter, whose hash takes Python long."""
         state = self._optimizer.state
-        return all([state[p].get("momentum_buffer") is velocity for p, _, velocity in rules]) and addresses == [
-            velocity.data_ptr() for _, _, velocity in rules if velocity is not None
-        ]
+        return [*map(id, state), *map(id, state.values())]

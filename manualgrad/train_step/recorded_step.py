@@ -8,6 +8,7 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
 from manualgrad.autograd.torch_state import InferenceMode
 from manualgrad.factored.clipping import Gradients
@@ -40,7 +41,6 @@ class RecordedStep:
         optimizer: what to read options and v from.
         gradients: (inputs, targets) -> loss, outputs, gradients, and the norm they were clipped by or None; with
             `is_dense=True` no gradient is factored.
-        update: (gradients, rules) changes the parameters in place.
     """
 
     outputs: Tensor
@@ -55,17 +55,16 @@ class RecordedStep:
         meta_outputs: Tensor,
         optimizer: OptimizerView,
         gradients: Callable[..., tuple[Tensor, Tensor, Gradients, Tensor | None]],
-        update: Callable[[Gradients, list[Rule]], None],
     ) -> None:
         self._batch, self.meta_outputs, self._is_on_gpu = (inputs, targets), meta_outputs, inputs.is_cuda
-        self._optimizer, self._make_gradients, self._make_update = optimizer, gradients, update
+        self._optimizer, self._make_gradients, self._make_update = optimizer, gradients, optimizer.update
         self._rerun: Callable[[], None] | None = None  # the gradients, on the batch that is there
         self._calls: list[Call] = []  # for the gradients; a captured graph has none
         self._replay: Replay | None = None  # of the whole step; or up to the gradients, where their norm is looked at
         self._to_weights: Replay | None = None  # what is left then
         self._options: Options | None = None  # that the numbers of the update follow
-        self._velocities: list[Rule] = []
-        self._addresses: list[int] = []  # of v
+        self._written: list[Tensor] = []  # by kernels that do not count it as a change
+        self._is_state_same: Callable[[], bool] = bool  # as when the update was recorded
 
     def run(self, inputs: Tensor, targets: Tensor) -> Tensor:
         """One step on this batch: replayed, or else recorded. Returns a copy of its loss."""
@@ -82,12 +81,14 @@ class RecordedStep:
             if not is_done:
                 with InferenceMode(False), torch.no_grad():
                     self._step_densely(options)
+        if self._written:
+            increment_version(self._written)
         self._optimizer.has_stepped()
         return self._loss.clone()
 
     def _follows(self, options: Options) -> bool:
         """Set the numbers of the replay. False where its kernels are not those that these options need."""
-        if not self._optimizer.has(self._velocities, self._addresses):
+        if not self._is_state_same():
             return False
         if options != self._options:
             if self._is_on_gpu or self._options is None or structure(options) != structure(self._options):
@@ -130,8 +131,7 @@ class RecordedStep:
                 self._to_weights.set_numbers(options)
             replay.set_numbers(options)
         if not is_first:
-            self._velocities = [rule for rule in rules if rule.velocity is not None]
-            self._addresses = [rule.velocity.data_ptr() for rule in self._velocities if rule.velocity is not None]
+            self._is_state_same = self._optimizer.watch(rules)
             self._options, self._replay = options, replay
 
     def _record_gradients(self) -> None:
@@ -152,6 +152,7 @@ class RecordedStep:
         for call in update.calls:
             call.set_numbers(options)
         run_as_one([*self._optimizer.keep(rules), *as_partials(update.calls)])
+        self._written = self._optimizer.written_unnoticed(rules)
         return update.calls, rules, is_first
 
     def _is_norm_finite(self) -> bool:

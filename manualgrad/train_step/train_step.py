@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from manualgrad.activation.built_in import identity
 from manualgrad.equations import backpropagated_error, output_error, weighted_sum
@@ -14,11 +15,9 @@ from manualgrad.factored.clipping import Gradients, clip_by_norm
 from manualgrad.factored.gradient import FactoredGradient
 from manualgrad.layers.dense_function import rows
 from manualgrad.losses.loss import Loss
-from manualgrad.optim.gradient_descent import GradientDescent
-from manualgrad.optim.sgd_rule import update
 from manualgrad.train_step.layer_stack import LayerStack
 from manualgrad.train_step.loss_by_hand import loss_by_hand, value_and_gradient
-from manualgrad.train_step.optimizer_view import OptimizerView, Rule
+from manualgrad.train_step.optimizer_view import OptimizerView
 from manualgrad.train_step.recorded_step import RecordedStep
 
 
@@ -26,7 +25,7 @@ MOST_SHAPES = 16  # of batches that a step keeps memory for; the oldest gives wa
 
 
 class TrainStep:
-    """One step of gradient descent on a stack of dense layers, with no autograd graph.
+    """One step of training a stack of dense layers, with no autograd graph.
 
         step = mg.TrainStep(model, mg.QuadraticLoss(), mg.GradientDescent(model.parameters(), lr=3.0))
         for inputs, targets in batches:
@@ -41,10 +40,11 @@ class TrainStep:
     by two threads at once.
 
     Args:
-        model: `MLP`, or `nn.Sequential` of `Dense`, `nn.Linear`, `nn.Flatten`, `nn.Identity` and activations such as
-            `nn.ReLU`, nested as one likes. Frozen parameters (`requires_grad=False`) stay as they are.
+        model: `MLP`, or `nn.Sequential` of `Dense`, `nn.Linear`, `nn.Flatten`, `nn.Identity`, `nn.Dropout` and activations such
+            as `nn.ReLU`, nested as one likes. Frozen parameters (`requires_grad=False`) stay as they are.
         loss: one of manualgrad's, or plain `nn.MSELoss()`, `nn.CrossEntropyLoss()` or `nn.BCEWithLogitsLoss()`.
-        optimizer: a `GradientDescent` with some of the model's parameters. Its options may change between calls.
+        optimizer: a `GradientDescent`, or `torch.optim`'s `SGD`, `Adam` or `AdamW` (on the CPU), with some of the model's
+            parameters. Its options may change between calls.
         max_norm: as `torch.nn.utils.clip_grad_norm_` does, scale all gradients so that their common norm is at most this. May
             be set to another value between calls.
 
@@ -53,9 +53,9 @@ class TrainStep:
     """
 
     def __init__(
-        self, model: nn.Module, loss: nn.Module, optimizer: GradientDescent, *, max_norm: float | None = None
+        self, model: nn.Module, loss: nn.Module, optimizer: Optimizer, *, max_norm: float | None = None
     ) -> None:
-        _check(model, optimizer)
+        _check(model)
         self.max_norm = max_norm
         self.model, self.loss, self.optimizer = model, loss, optimizer
         self._loss = loss_by_hand(loss)
@@ -143,6 +143,10 @@ class TrainStep:
             w, b, sigma = layer.weight, layer.bias, layer.activation
             inputs.append(a)
             z = a.flatten(*layer.axes) if w is None else weighted_sum(a, w, b)
+            if layer.dropout and a.numel():
+                kept.append(_dropout_mask(a, layer.dropout))
+                a = z * kept[-1]
+                continue
             a = sigma.value(z)
             kept.append(None if sigma is identity else a if sigma.from_output else z)
 
@@ -154,7 +158,8 @@ class TrainStep:
         lowest = min(i for i, layer in enumerate(layers) if any(is_trained[p] for p in layer.parameters()))
         for i in reversed(range(lowest, len(layers))):
             w, b, sigma = layers[i].weight, layers[i].bias, layers[i].activation
-            delta = output_error(a_gradient, sigma, kept[i])
+            dropped = kept[i] if layers[i].dropout else None
+            delta = output_error(a_gradient, sigma, kept[i]) if dropped is None else a_gradient * dropped
             if w is not None and is_trained[w]:
                 gradients.append((w, FactoredGradient(rows(delta), rows(inputs[i]))))  # dC/dw = delta a^T
             if b is not None and is_trained[b]:
@@ -164,15 +169,8 @@ class TrainStep:
                 a_gradient = delta.reshape(inputs[i].shape) if w is None else backpropagated_error(w, delta)
         if max_norm is None:
             return loss, a, gradients, None
-        return loss, a, *clip_by_norm(gradients, max_norm, is_dense)
-
-    def _update(self, gradients: Gradients, rules: list[Rule]) -> None:
-        # 4. Update: w := w - eta dC/dw, by the optimizer's own rule.
-        for (w, gradient), (_, options, velocity) in zip(gradients, rules, strict=True):
-            if isinstance(gradient, FactoredGradient):
-                gradient = gradient.renewed()  # a replay has written into the factors
-            column = gradient.shape  # of a bias (m, 1)
-            update(w.view(column), gradient, None if velocity is None else velocity.view(column), options)
+        clipped, norm = clip_by_norm(gradients, max_norm, is_dense)
+        return loss, a, clipped, None if is_dense else norm  # which entries take as it is, infinite too
 
     @torch.inference_mode(False)
     def _lay_out(self, inputs: Tensor, targets: Tensor, trained: tuple[int, ...]) -> RecordedStep:
@@ -190,12 +188,18 @@ class TrainStep:
             torch.empty(targets.shape, dtype=dtype, device=inputs.device),
             outputs,
             self._optimizer,
-            partial(self._gradients, is_trained=is_trained, max_norm=self.max_norm),
-            self._update,
+            partial(self._gradients, is_trained=is_trained, max_norm=self.max_norm, is_dense=self._stack.draws),
         )
 
 
-def _made_anew(model: nn.Module, loss: nn.Module, optimizer: GradientDescent, max_norm: float | None) -> TrainStep:
+def _dropout_mask(a: Tensor, p: float) -> Tensor:
+    """0 with probability p, else 1 / (1 - p): drawn as `nn.Dropout` draws it."""
+    if p == 1:
+        return torch.zeros_like(a)
+    return torch.empty_like(a).bernoulli_(1 - p).div_(1 - p)
+
+
+def _made_anew(model: nn.Module, loss: nn.Module, optimizer: Optimizer, max_norm: float | None) -> TrainStep:
     return TrainStep(model, loss, optimizer, max_norm=max_norm)
 
 
@@ -215,16 +219,11 @@ def _check_targets(loss: Loss, outputs: Tensor, targets: Tensor, device: torch.d
     return outputs.dtype if targets.shape == outputs.shape else targets.dtype  # 0 and 1 given as integers
 
 
-def _check(model: nn.Module, optimizer: GradientDescent) -> None:
+def _check(model: nn.Module) -> None:
     if not isinstance(model, nn.Module):
         raise TypeError(
             f"TrainStep expected `model` to be a torch.nn.Module, got {type(model).__name__}. "
             "Pass for example mg.MLP([784, 30, 10])."
-        )
-    if type(optimizer) is not GradientDescent:
-        raise TypeError(
-            f"TrainStep expected `optimizer` to be a GradientDescent, got {type(optimizer).__name__}. "
-            "Pass mg.GradientDescent(model.parameters(), lr=...), or train with autograd."
         )
 
 

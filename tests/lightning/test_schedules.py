@@ -86,9 +86,9 @@ def test_averaged_weights_and_a_step_of_the_users_own(tmp_path: Path) -> None:
     torch.testing.assert_close(*runs, rtol=1e-12, atol=1e-12)
 
 
-class Adam(BackpropModule):
+class RMSprop(BackpropModule):
     def configure_optimizers(self) -> Any:
-        return torch.optim.Adam(self.parameters())
+        return torch.optim.RMSprop(self.parameters())
 
 
 class Penalised(BackpropModule):
@@ -115,10 +115,10 @@ NEEDS_NONE = 'got {}. It keeps none. Pass engine="autograd", or remove the callb
     ("make", "options", "sentence"),
     [
         (
-            Adam,
+            RMSprop,
             {},
-            "the optimizer mg.GradientDescent, got Adam. Its update is that of gradient descent. "
-            'Pass engine="autograd", or return mg.GradientDescent(...) from configure_optimizers.',
+            "the optimizer mg.GradientDescent, SGD, Adam or AdamW, got RMSprop. It has no other update. "
+            'Pass engine="autograd", or return one of these from configure_optimizers.',
         ),
         (
             BackpropModule,

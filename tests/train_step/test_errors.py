@@ -15,8 +15,8 @@ import manualgrad as mg
 
 
 EXPECTED_MODEL = (
-    "TrainStep expected Dense, nn.Linear, nn.Flatten, nn.Identity, activations such as nn.ReLU, and nn.Sequential of them, "
-    "got {}. Train this model with autograd: mg.convert(model) and an optimizer."
+    "TrainStep expected Dense, nn.Linear, nn.Flatten, nn.Identity, nn.Dropout, activations such as nn.ReLU, and nn.Sequential "
+    "of them, got {}. Train this model with autograd: mg.convert(model) and an optimizer."
 )
 EXPECTED_LOSS = (
     "TrainStep expected mg.QuadraticLoss, mg.SoftmaxCrossEntropyLoss, mg.BinaryCrossEntropyLoss, or the unweighted mean "
@@ -41,7 +41,7 @@ class Own(nn.Sequential):
 @pytest.mark.parametrize(
     ("model", "called"),
     [
-        (nn.Sequential(nn.Linear(3, 3), nn.Dropout()), "`1`, a Dropout"),
+        (nn.Sequential(nn.Linear(3, 3), nn.Dropout1d()), "`1`, a Dropout1d"),
         (nn.Sequential(nn.Sequential(nn.LayerNorm(3)), nn.Linear(3, 3)), "`0.0`, a LayerNorm"),
         (Own(nn.Linear(3, 3)), "Own"),
         (nn.Bilinear(3, 3, 3), "Bilinear"),
@@ -72,10 +72,10 @@ def test_a_loss_that_is_not_supported(loss: nn.Module) -> None:
 
 def test_another_optimizer() -> None:
     model = mg.MLP([3, 3])
-    optimizer: Any = torch.optim.SGD(model.parameters(), lr=0.1)
+    optimizer: Any = torch.optim.RMSprop(model.parameters(), lr=0.1)
     with raises(
         TypeError,
-        "TrainStep expected `optimizer` to be a GradientDescent, got SGD. "
+        "TrainStep expected `optimizer` to be a GradientDescent, or torch.optim's SGD, Adam or AdamW, got RMSprop. "
         "Pass mg.GradientDescent(model.parameters(), lr=...), or train with autograd.",
     ):
         mg.TrainStep(model, mg.QuadraticLoss(), optimizer)

@@ -62,27 +62,34 @@ def run_as_one(kernels: Iterable[partial[Any]]) -> None:
 
 
 class _Memory(torch.jit.ScriptModule):
-    """The tensors that a program runs on: t0, t1, ..."""
+    """The tensors that a program runs on, t0, t1, ..., and lists of them, l0, l1, ...
 
-    def __init__(self, tensors: Iterable[Tensor]) -> None:
+    A list that the program made itself would be its own affair: TorchScript leaves out what only writes to its elements.
+    """
+
+    def __init__(self, tensors: Iterable[Tensor], lists: Iterable[list[Tensor]]) -> None:
         super().__init__()
         for i, tensor in enumerate(tensors):
             self.register_buffer(f"t{i}", tensor.detach())
+        for i, members in enumerate(lists):
+            setattr(self, f"l{i}", torch.jit.Attribute([x.detach() for x in members], list[Tensor]))
 
 
-# Of a text and a number of tensors. PyTorch keeps whatever it has compiled, so one text is compiled once, whatever the batch.
-_kinds: dict[tuple[str, int], type[_Memory]] = {}
+# Of a text and the numbers of tensors and lists. PyTorch keeps whatever it has compiled, so one text is compiled once,
+# whatever the batch.
+_kinds: dict[tuple[str, int, int], type[_Memory]] = {}
 _compiling = Lock()
 
 
-def _compiled(text: str, tensors: list[Tensor]) -> Callable[..., None]:
+def _compiled(text: str, tensors: list[Tensor], lists: list[list[Tensor]]) -> Callable[..., None]:
     with _compiling:
-        kind = _kinds.get((text, len(tensors)))
+        key = text, len(tensors), len(lists)
+        kind = _kinds.get(key)
         if kind is None:
             kind = type("_Program", (_Memory,), {})
-            kind(tensors).define(text)
-            _kinds[text, len(tensors)] = kind
-        return kind(tensors).forward
+            kind(tensors, lists).define(text)
+            _kinds[key] = kind
+        return kind(tensors, lists).forward
 
 
 class ReplayProgram:
@@ -94,6 +101,7 @@ class ReplayProgram:
 
     def __init__(self, inputs: Sequence[Tensor], calls: Sequence[Call]) -> None:
         self._tensors: dict[int, tuple[int, Tensor]] = {}  # by id: the place in the order, and the tensor, kept alive
+        self._lists: list[list[Tensor]] = []
         self._formulas: dict[float | Formula, tuple[int, Formula]] = {}  # of a number, or of itself
         self._numbers: list[float] = []
         self._made_of_numbers: list[tuple[Tensor, Formula]] = []
@@ -106,7 +114,7 @@ class ReplayProgram:
             self._made_of_numbers += call.made_of_numbers
         arguments += [f"number_{i}: float" for i in range(len(self._formulas))]
         self.text = f"def forward(self, {', '.join(arguments)}):\n" + "".join(f"    {line}\n" for line in lines)
-        self._run = _compiled(self.text, [tensor for _, tensor in self._tensors.values()])
+        self._run = _compiled(self.text, [tensor for _, tensor in self._tensors.values()], self._lists)
         # What torch.jit.optimized_execution(False) does, for this thread: there is nothing to fuse, and looking takes long.
         self._is_optimizing, self._optimize = graph_executor()
 
@@ -133,6 +141,9 @@ class ReplayProgram:
             return f"number_{self._formulas.setdefault(x, (len(self._formulas), lambda options: x))[0]}"
         if callable(x):  # a formula
             return f"number_{self._formulas.setdefault(x, (len(self._formulas), x))[0]}"
+        if isinstance(x, (list, tuple)) and x and isinstance(x[0], Tensor):
+            self._lists.append(list(x))
+            return f"self.l{len(self._lists) - 1}"
         if isinstance(x, (list, tuple)):
             return f"[{', '.join(map(self._name, x))}]"
         if x is None or isinstance(x, (bool, int, float, str)):

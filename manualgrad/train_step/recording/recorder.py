@@ -129,7 +129,7 @@ class Recording(TorchDispatchMode):
         if key in self._known:
             return self._known[key][0]
         if self._is_dry and operation._schema.is_mutable:
-            result = kwargs.get("out", args[0])
+            result = kwargs.get("out", args[0]) if operation._schema.returns else None
         else:
             result = operation(*args, **kwargs)
         if operation._schema.is_mutable:
