@@ -45,7 +45,7 @@ def two_norm_in_float32(gradient: FactoredGradient) -> Tensor | None:
     rounding = 16 * torch.finfo(torch.float32).eps * torch.dot(d, e) + 1e-34 * delta.size(0) ** 2 * (d.max() + e.max())
     if not rounding <= 1e-5 * squared < torch.inf:  # NaN is not
         return None
-    return squared.sqrt() * abs(scale)
+    return (squared.sqrt() * scale).abs()
 
 
 def norm_by_tiles(gradient: FactoredGradient, order: float, axis: int | None = None) -> Tensor:

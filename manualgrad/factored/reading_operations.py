@@ -41,8 +41,8 @@ def vector_norm(
         # Dense once, for this and for the update. Row by row: half the time, and summed at once float32 is off by 1e-3.
         of_rows = torch.linalg.vector_norm(gradient.densify(), 2, 1, dtype=dtype)
         return torch.linalg.vector_norm(of_rows.unsqueeze(1), 2, (0, 1), keepdim)
-    norm = two_norm_in_float32(gradient) if ord == 2 else norm_by_tiles(gradient, ord)
-    norm = two_norm(gradient) if norm is None else norm
+    quick = two_norm_in_float32(gradient) if ord == 2 else norm_by_tiles(gradient, ord)
+    norm = two_norm(gradient) if quick is None else quick
     if ord == 2 and gradient.device.type == "cpu" and not 0 < norm <= torch.finfo(gradient.dtype).max:
         # Where infinities of both signs meet in the Gram matrices, or squares leave float64's range, they tell nothing, but
         # clip_grad_norm_ treats inf and NaN differently. And an entry may be infinite in the gradient's own dtype. On a GPU,

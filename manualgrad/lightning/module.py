@@ -53,7 +53,8 @@ class BackpropModule(TrainStepModule):
             goes on where the whole of the new one is at that step: with max_epochs=40, after 20 of 20 epochs, half way.
         engine: "autograd", or "train_step": `mg.TrainStep`, the same steps without an autograd graph, faster for small nets.
             Refused when training starts: several processes, autocast, `Trainer(accumulate_grad_batches=...)` and
-            `gradient_clip_val`, optimizers but `mg.GradientDescent`, callbacks or methods of a subclass that need gradients.
+            `gradient_clip_val`, other optimizers than `mg.GradientDescent`, `SGD`, `Adam` and `AdamW`, callbacks or methods of a
+            subclass that need gradients.
         max_norm: clip the norm of all gradients together at this, with either engine. (`Trainer(gradient_clip_val=...)`
             does the same for "autograd" alone.)
 

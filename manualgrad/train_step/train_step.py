@@ -136,7 +136,9 @@ class TrainStep:
         self, a: Tensor, y: Tensor, is_trained: dict[nn.Parameter, bool], max_norm: float | None, is_dense: bool = False
     ) -> tuple[Tensor, Tensor, Gradients, Tensor | None]:
         """The first three steps: the loss C, the outputs a^L, the gradients with their parameters, and their norm if it counts."""
-        layers, inputs, kept = self._layers, [], []
+        layers, inputs = self._layers, []
+
+        kept: list[Tensor | None] = []
 
         # 1. Forward: z = w a + b, a = sigma(z).
         for layer in layers:
@@ -144,8 +146,8 @@ class TrainStep:
             inputs.append(a)
             z = a.flatten(*layer.axes) if w is None else weighted_sum(a, w, b)
             if layer.dropout and a.numel():
-                kept.append(_dropout_mask(a, layer.dropout))
-                a = z * kept[-1]
+                kept.append(mask := _dropout_mask(a, layer.dropout))
+                a = z * mask
                 continue
             a = sigma.value(z)
             kept.append(None if sigma is identity else a if sigma.from_output else z)

@@ -111,10 +111,10 @@ def _step_of_adam(gradients: Gradients, rules: list[Rule]) -> None:
     for (lr, beta1, beta2, eps, decay, amsgrad, maximize, is_decoupled, _), members in alike.items():
         written: list[tuple[Tensor, Tensor]] = []
         lists: list[list[Tensor]] = [[], [], [], []]
-        for w, gradient, state in members:
-            for x, tensors in zip((w, *map(state.get, _MOMENTS)), lists, strict=True):
-                if x is not None:
-                    x = x.view(gradient.shape)
+        for weight, gradient, state in members:
+            for held, tensors in zip((weight, *map(state.get, _MOMENTS)), lists, strict=True):
+                if held is not None:
+                    x = held.view(gradient.shape)
                     tensors.append(
                         x.contiguous()
                     )  # the kernel goes through memory side by side and asks for no strides

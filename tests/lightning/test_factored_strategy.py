@@ -85,7 +85,7 @@ def process(rank: int, world: int, port: int, folder: Path) -> dict[str, Any]:
 
 def resumed(rank: int, folder: Path) -> dict[str, list[Tensor]]:
     """Four epochs, and two from the checkpoint that two epochs have left: the bits, by way."""
-    data = DataLoader(TensorDataset(*batch(SAMPLES)), batch_sampler=OwnPart(rank))  # type: ignore[arg-type]
+    data = DataLoader(TensorDataset(*batch(SAMPLES)), batch_sampler=OwnPart(rank))
     outcome = {}
     for name, epochs, start in (("through", 4, None), ("half", 2, None), ("resumed", 4, folder / "half.ckpt")):
         module = Regression(net(seed=5 if start else 0), mg.GradientDescent)
@@ -112,7 +112,7 @@ def in_half_precision(rank: int, folder: Path) -> dict[str, Any]:
     outcome: dict[str, Any] = {}
     for name, chosen in (("bf16-mixed", strategy()), ("bf16-mixed, ddp", "ddp")):
         module = Regression(net(torch.float32), mg.GradientDescent)
-        data = DataLoader(TensorDataset(*batch(SAMPLES, dtype=torch.float32)), batch_sampler=OwnPart(rank))  # type: ignore[arg-type]
+        data = DataLoader(TensorDataset(*batch(SAMPLES, dtype=torch.float32)), batch_sampler=OwnPart(rank))
         options = {"use_distributed_sampler": False, "strategy": chosen, "devices": 2}
         trainer(folder, precision="bf16-mixed", max_epochs=2, **options).fit(module, data)
         outcome[name] = [p.detach().clone() for p in module.parameters()]
@@ -124,7 +124,7 @@ def validated(rank: int, folder: Path) -> dict[str, Any]:
     outcome: dict[str, Any] = {}
     for name, chosen in (("validation", strategy()), ("validation, ddp", "ddp")):
         module = Validated(net(), mg.GradientDescent)
-        data = DataLoader(TensorDataset(*batch(SAMPLES)), batch_sampler=OwnPart(rank))  # type: ignore[arg-type]
+        data = DataLoader(TensorDataset(*batch(SAMPLES)), batch_sampler=OwnPart(rank))
         options = {"use_distributed_sampler": False, "strategy": chosen, "devices": 2}
         run = trainer(folder, precision="64-true", max_epochs=3, **options)
         run.fit(module, data, data)
