@@ -108,7 +108,12 @@ def test_nothing_is_left_of_a_shaped_link_whatever_ends_the_command(how: signal.
     before = subprocess.run(["ip", "-oneline", "link"], capture_output=True).stdout
     command = ["-m", "manualgrad", "bench", "--processes", "2", "--link", "1gbit", "--model", "192-192-10 relu"]
     command += ["--batch", "8", "--ways", "DDP", "--seconds", "600"]
-    bench = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    # Whoever runs the tests in the background may have them, and so their children, ignore SIGINT.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        bench = subprocess.Popen([sys.executable, *command], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    finally:
+        signal.signal(signal.SIGINT, handler)
     try:
         soon(lambda: len(workers(bench.pid)) == 2)
         pids = workers(bench.pid)
