@@ -13,7 +13,7 @@ Gradients = list[tuple[nn.Parameter, Tensor]]  # dC/dw of each parameter, dense 
 
 
 def clip_by_norm(gradients: Gradients, max_norm: float, is_dense: bool = False) -> tuple[Gradients, Tensor]:
-    """The gradients, scaled in place so that their common 2-norm is at most `max_norm`, and that norm before: the arithmetic
+    """The gradients, scaled so that their common 2-norm is at most `max_norm`, and that norm before: the arithmetic
     of `clip_grad_norm_`.
 
     Factors that are larger than their product become that product first, with `is_dense` all factors. The norm is not read
@@ -44,5 +44,6 @@ def _scaled(gradient: Tensor, coefficient: Tensor, norm: Tensor) -> Tensor:
     if not isinstance(gradient, FactoredGradient):
         return gradient.mul_(coefficient)
     ((delta, a, *_),) = gradient.content.factors
-    # A product that overflows has finite factors: what inf * 0 makes NaN entry by entry is made so here.
-    return FactoredGradient(delta.mul_(coefficient + (norm - norm)), a)
+    # A product that overflows has finite factors: what inf * 0 makes NaN entry by entry is made so here. Not in place: the
+    # gradients by a weight and by its bias have one delta.
+    return FactoredGradient(delta * (coefficient + (norm - norm)), a)

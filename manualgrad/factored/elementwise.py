@@ -28,7 +28,11 @@ def by_rows(cls: Any, operation: Any, arguments: tuple, keywords: dict[str, Any]
         return NotImplemented
     target = _written(operation, arguments, keywords)
     if target is not None:
-        if isinstance(target, cls) or target.shape != shape or _reads_elsewhere(target, tensors):
+        if (
+            isinstance(target, cls)
+            or target.shape != shape
+            or _reads_elsewhere(target, [x for x in tensors if id(x) not in gradients])
+        ):
             return NotImplemented
         for gradient in gradients.values():
             copy_before_writing_to(target, gradient.content)
@@ -75,5 +79,4 @@ def _reads_elsewhere(target: Tensor, tensors: list[Tensor]) -> bool:
         x.untyped_storage().data_ptr() == memory
         and (x.data_ptr(), x.stride(), x.shape) != (target.data_ptr(), target.stride(), target.shape)
         for x in tensors
-        if type(x) is Tensor
     )

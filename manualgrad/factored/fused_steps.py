@@ -32,9 +32,8 @@ def fused_step(
         if has_factors(gradient):
             for rows, tile in gradient.tiles():
                 _step_of_rows(kernel, rows, weights[i], tile, [x[i] if x else None for x in moments], steps[i], options)
-            if (
-                scale := options.get("grad_scale")
-            ) is not None:  # the kernel has unscaled the tiles: so it does to plain ones
+            scale = options.get("grad_scale")
+            if scale is not None:  # the kernel has unscaled the tiles: so it does to plain ones
                 found_inf = options.get("found_inf")
                 scale = scale if found_inf is None else torch.where(found_inf.bool(), torch.ones_like(scale), scale)
                 divide_in_place(gradient, scale.reshape(()))

@@ -50,9 +50,7 @@ def for_each(one: Any, is_in_place: bool, tensors: Sequence[Tensor], *arguments:
     """A foreach operation as a loop of `one` over the elements of `tensors` and of all lists among the arguments."""
     if is_in_place:
         copy_before_writing(tensors)
-    if (
-        one in _WITH_VALUE and len(arguments) == 3
-    ):  # what one of them takes by its name, a list of them takes in its place
+    if one in _WITH_VALUE and len(arguments) == 3:  # which the operation on one tensor takes by its name
         *arguments, value = arguments  # type: ignore[assignment]
         keywords["value"] = value.tolist() if isinstance(value, Tensor) else value
     results = []

@@ -137,7 +137,6 @@ class TrainStep:
     ) -> tuple[Tensor, Tensor, Gradients, Tensor | None]:
         """The first three steps: the loss C, the outputs a^L, the gradients with their parameters, and their norm if it counts."""
         layers, inputs = self._layers, []
-
         kept: list[Tensor | None] = []
 
         # 1. Forward: z = w a + b, a = sigma(z).

@@ -115,9 +115,7 @@ def _step_of_adam(gradients: Gradients, rules: list[Rule]) -> None:
             for held, tensors in zip((weight, *map(state.get, _MOMENTS)), lists, strict=True):
                 if held is not None:
                     x = held.view(gradient.shape)
-                    tensors.append(
-                        x.contiguous()
-                    )  # the kernel goes through memory side by side and asks for no strides
+                    tensors.append(x.contiguous())  # the kernel goes through memory in order, whatever the strides
                     if tensors[-1] is not x:
                         written.append((x, tensors[-1]))
         steps = [state["step"] for *_, state in members]

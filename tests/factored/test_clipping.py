@@ -23,3 +23,17 @@ def test_as_pytorch_clips(size: float) -> None:
     nn.utils.clip_grad_norm_([w, b], 0.5)
     for ours, expected in zip(dense(clip_by_norm(gradients, 0.5)[0]), (w.grad, b.grad), strict=True):
         torch.testing.assert_close(ours, expected, equal_nan=True)
+
+
+def test_gradients_with_one_delta_are_each_scaled_once() -> None:
+    """As those by a weight and by its bias, whose input is 1."""
+    torch.manual_seed(0)
+    delta, w, b = torch.rand(2, 6), nn.Parameter(torch.zeros(6, 8)), nn.Parameter(torch.zeros(6, 9))
+    gradients: Gradients = [
+        (w, mg.FactoredGradient(delta, torch.rand(2, 8))),
+        (b, mg.FactoredGradient(delta, torch.ones(2, 9))),
+    ]
+    w.grad, b.grad = dense(gradients)
+    nn.utils.clip_grad_norm_([w, b], 0.5)
+    for ours, expected in zip(dense(clip_by_norm(gradients, 0.5)[0]), (w.grad, b.grad), strict=True):
+        torch.testing.assert_close(ours, expected)
