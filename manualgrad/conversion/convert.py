@@ -49,7 +49,7 @@ def convert(
         ValueError: a name that matches no linear layer and no activation.
     """
     if not isinstance(factored, bool):
-        raise TypeError(f"convert expected `factored` to be True or False, got {factored!r}.")
+        raise TypeError(f"convert expected `factored` to be True or False, got {factored!r}. Pass factored=True.")
     found = candidates(model, "convert")
     chosen = selected(found, include, "include") if include is not None else set(found)
     if exclude is not None:

@@ -59,7 +59,7 @@ def test_revert_withdraws_what_convert_asked_and_nothing_else() -> None:
 
 def test_a_flag_that_is_none_is_refused_before_anything_changes() -> None:
     model: Any = plain()
-    sentence = "convert expected `factored` to be True or False, got 'yes'."
+    sentence = "convert expected `factored` to be True or False, got 'yes'. Pass factored=True."
     with pytest.raises(TypeError, match=f"^{re.escape(sentence)}$"):
         mg.convert(model, factored="yes")  # type: ignore[arg-type]
     assert type(model[0]) is nn.Linear
